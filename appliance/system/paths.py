@@ -1,0 +1,115 @@
+"""Where everything lies: the one home of directory and file names.
+
+One setting, ``root``, moves every path (``design.md §4``). Without it the reference's places are used,
+so that unmodified clients and operators' scripts find what they expect. Pure names: nothing here touches
+the file system.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["ROOT_ENV", "Paths", "router_socket_name"]
+
+ROOT_ENV = "FLUXBEE_ROOT"
+"""Environment variable that gives ``root`` to tools and nodes when no argument does."""
+
+
+def router_socket_name(router_uuid_hex: str) -> str:
+    """File name of a node socket: the router's uuid as 32 hex digits (``spec/node-protocol.md §1.1``)."""
+    return f"{router_uuid_hex}.sock"
+
+
+class Paths:
+    """All places of one hive.
+
+    Args:
+        root: directory that holds ``etc``, ``lib`` and ``run``; ``None`` means the reference's places
+            ``/etc/fluxbee``, ``/var/lib/fluxbee`` and ``/var/run/fluxbee``.
+    """
+
+    __slots__ = ("etc", "lib", "root", "run")
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = Path(root) if root is not None else None
+        if self.root is None:
+            self.etc, self.lib, self.run = (
+                Path("/etc/fluxbee"),
+                Path("/var/lib/fluxbee"),
+                Path("/var/run/fluxbee"),
+            )
+        else:
+            self.etc, self.lib, self.run = self.root / "etc", self.root / "lib", self.root / "run"
+
+    @classmethod
+    def from_environment(cls, root: Path | str | None = None) -> Paths:
+        """Paths below ``root``, else below ``$FLUXBEE_ROOT``, else the reference's places."""
+        return cls(root or os.environ.get(ROOT_ENV) or None)
+
+    def __repr__(self) -> str:
+        return f"Paths(root={str(self.root) if self.root else None!r})"
+
+    @property
+    def hive_yaml(self) -> Path:
+        """The hand-written configuration."""
+        return self.etc / "hive.yaml"
+
+    @property
+    def routes_yaml(self) -> Path:
+        """Routes and VPN rules as an operator reads them; written by the route service."""
+        return self.etc / "sy-config-routes.yaml"
+
+    @property
+    def routers(self) -> Path:
+        """Directory of router sockets; nodes pick one from here."""
+        return self.run / "routers"
+
+    @property
+    def state(self) -> Path:
+        """Small persistent files: router identity, node uuids, secrets, counters."""
+        return self.lib / "state"
+
+    @property
+    def node_uuids(self) -> Path:
+        """Persistent L1 uuids, one file per base name."""
+        return self.state / "nodes"
+
+    @property
+    def blob(self) -> Path:
+        """Root of the blob store (``staging`` and ``active`` below)."""
+        return self.lib / "blob"
+
+    @property
+    def journals(self) -> Path:
+        """One directory per journal below."""
+        return self.lib / "journals"
+
+    @property
+    def regions_disk(self) -> Path:
+        """Region environments that survive a reboot."""
+        return self.lib / "regions"
+
+    @property
+    def regions_tmp(self) -> Path:
+        """Region environments that a reboot may take (tmpfs on an image)."""
+        return self.run / "regions"
+
+    @property
+    def generations(self) -> Path:
+        """The page with one u64 generation per region."""
+        return self.regions_tmp / "generations"
+
+    @property
+    def published(self) -> Path:
+        """Compacted copies of regions for nodes and tools."""
+        return self.run / "published"
+
+    @property
+    def nodes(self) -> Path:
+        """Managed node instances: ``<KIND>/<name@hive>/``."""
+        return self.lib / "nodes"
+
+    def router_identity(self, router_name: str) -> Path:
+        """``identity.yaml`` of the router called ``router_name`` (``RT.x@hive``)."""
+        return self.state / router_name / "identity.yaml"
