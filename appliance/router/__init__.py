@@ -1,1 +1,1 @@
-
+"""The router: a sans-IO engine and its thin Unix-socket shell."""

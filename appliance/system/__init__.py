@@ -1,1 +1,1 @@
-
+"""Every OS call worth faking: clock, disks, peer credentials, process control, notifications."""

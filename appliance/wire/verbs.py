@@ -1,0 +1,121 @@
+"""The words of the wire: message types, verbs, scopes and router-made reasons, each in one place.
+
+Source: ``spec/node-protocol.md §2.3, §3.7, §5``. A word that several rooms write or compare belongs here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "ADMIN",
+    "ADMIN_COMMAND",
+    "ADMIN_COMMAND_RESPONSE",
+    "ANNOUNCE",
+    "BROADCAST",
+    "COMMAND",
+    "COMMAND_RESPONSE",
+    "CONFIG_CHANGED",
+    "CONFIG_GET",
+    "CONFIG_RESPONSE",
+    "CONFIG_SET",
+    "DEFAULT_TTL",
+    "ECHO",
+    "ECHO_REPLY",
+    "GATEWAY_UNAVAILABLE",
+    "HELLO",
+    "NODE_CONGESTED",
+    "NODE_CONTROL_TARGET",
+    "NODE_NOT_FOUND",
+    "NODE_STATUS_GET",
+    "NODE_STATUS_GET_RESPONSE",
+    "OPA_ERROR",
+    "OPA_NO_TARGET",
+    "OPA_RELOAD",
+    "PEER_UNAVAILABLE",
+    "QUERY",
+    "QUERY_RESPONSE",
+    "ROUTER_EXPLAIN",
+    "ROUTER_NODES",
+    "ROUTER_QUEUES",
+    "ROUTER_STATISTICS",
+    "ROUTER_STATUS",
+    "ROUTER_TAP",
+    "ROUTER_TAP_EVENT",
+    "SCOPE_GLOBAL",
+    "SCOPE_VPN",
+    "SYSTEM",
+    "TIME_SYNC",
+    "TTL_EXCEEDED",
+    "UNREACHABLE",
+    "UNRECORDED_TYPES",
+    "USER",
+    "VPN_BLOCKED",
+    "WAN_UNAVAILABLE",
+    "WITHDRAW",
+    "response_verb",
+]
+
+# meta.type
+USER: Final = "user"
+SYSTEM: Final = "system"
+ADMIN: Final = "admin"
+COMMAND: Final = "command"
+COMMAND_RESPONSE: Final = "command_response"
+QUERY: Final = "query"
+QUERY_RESPONSE: Final = "query_response"
+
+UNRECORDED_TYPES: Final = frozenset({SYSTEM, ADMIN, QUERY_RESPONSE})
+"""Types that are neither recorded as turns nor enriched (``node-protocol §2.4``)."""
+
+# routing.dst and meta.scope
+BROADCAST: Final = "broadcast"
+SCOPE_GLOBAL: Final = "global"
+SCOPE_VPN: Final = "vpn"
+DEFAULT_TTL: Final = 16
+
+# link
+HELLO: Final = "HELLO"
+ANNOUNCE: Final = "ANNOUNCE"
+WITHDRAW: Final = "WITHDRAW"
+ECHO: Final = "ECHO"
+ECHO_REPLY: Final = "ECHO_REPLY"
+TIME_SYNC: Final = "TIME_SYNC"
+
+# router-made errors and their reasons
+UNREACHABLE: Final = "UNREACHABLE"
+TTL_EXCEEDED: Final = "TTL_EXCEEDED"
+NODE_NOT_FOUND: Final = "NODE_NOT_FOUND"
+VPN_BLOCKED: Final = "VPN_BLOCKED"
+OPA_ERROR: Final = "OPA_ERROR"
+OPA_NO_TARGET: Final = "OPA_NO_TARGET"
+PEER_UNAVAILABLE: Final = "PEER_UNAVAILABLE"
+GATEWAY_UNAVAILABLE: Final = "GATEWAY_UNAVAILABLE"
+WAN_UNAVAILABLE: Final = "WAN_UNAVAILABLE"
+NODE_CONGESTED: Final = "NODE_CONGESTED"
+
+# configuration
+CONFIG_CHANGED: Final = "CONFIG_CHANGED"
+CONFIG_GET: Final = "CONFIG_GET"
+CONFIG_SET: Final = "CONFIG_SET"
+CONFIG_RESPONSE: Final = "CONFIG_RESPONSE"
+NODE_CONTROL_TARGET: Final = "node_config_control"
+OPA_RELOAD: Final = "OPA_RELOAD"
+NODE_STATUS_GET: Final = "NODE_STATUS_GET"
+NODE_STATUS_GET_RESPONSE: Final = "NODE_STATUS_GET_RESPONSE"
+ADMIN_COMMAND: Final = "ADMIN_COMMAND"
+ADMIN_COMMAND_RESPONSE: Final = "ADMIN_COMMAND_RESPONSE"
+
+# what the router answers about itself, to SY.* and to the names that may (design.md §4)
+ROUTER_STATUS: Final = "ROUTER_STATUS"
+ROUTER_NODES: Final = "ROUTER_NODES"
+ROUTER_QUEUES: Final = "ROUTER_QUEUES"
+ROUTER_STATISTICS: Final = "ROUTER_STATISTICS"
+ROUTER_EXPLAIN: Final = "ROUTER_EXPLAIN"
+ROUTER_TAP: Final = "ROUTER_TAP"
+ROUTER_TAP_EVENT: Final = "ROUTER_TAP_EVENT"
+
+
+def response_verb(verb: str) -> str:
+    """The verb of the answer to a generic system request (``node-protocol §5``)."""
+    return f"{verb}_RESPONSE"
