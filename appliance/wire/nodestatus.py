@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from . import verbs
-from .envelope import Json, Message, Meta, build_message, system_message
+from .envelope import Message, Meta, build_message, system_message
 from .errors import Invalid
+
+if TYPE_CHECKING:
+    from .envelope import Json
+else:  # msgspec decodes no recursive alias; for it, any JSON value is just a value
+    Json = object
 
 __all__ = [
     "HealthState",
