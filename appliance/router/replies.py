@@ -1,0 +1,58 @@
+"""Bodies that the router itself writes (``spec/node-protocol.md §1.4, §3.7``). Sans-IO."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..wire import verbs
+from ..wire.envelope import Message, announce, encode_message, system_message
+from .connection import Connection
+
+__all__ = ["Replies", "shown_destination"]
+
+
+def shown_destination(dst: str | None) -> str:
+    """How ``original_dst`` names a destination: the text, or the four letters ``null`` for policy."""
+    return "null" if dst is None else dst
+
+
+class Replies:
+    """Builds router-made bodies for the router ``uuid`` called ``name``."""
+
+    __slots__ = ("name", "uuid")
+
+    def __init__(self, uuid: str, name: str) -> None:
+        self.uuid = uuid
+        self.name = name
+
+    def announce(self, connection: Connection, hello: Message, said_uuid: str) -> bytes:
+        """Answer to HELLO; uuid and src are echoed as they were written."""
+        return encode_message(
+            announce(
+                router=self.uuid,
+                router_name=self.name,
+                hello_src=hello.routing.src,
+                trace_id=hello.routing.trace_id,
+                uuid=said_uuid,
+                name=connection.name,
+                vpn_id=connection.vpn,
+            )
+        )
+
+    def unreachable(self, to: str, trace_id: str, dst: str | None, reason: str) -> bytes:
+        """A destination that cannot be reached, and why."""
+        payload = {"original_dst": shown_destination(dst), "reason": reason}
+        return self.system(to, trace_id, verbs.UNREACHABLE, payload)
+
+    def ttl_exceeded(self, to: str, trace_id: str, dst: str | None) -> bytes:
+        """The hop budget is used up here."""
+        payload = {"original_dst": shown_destination(dst), "last_hop": f"router:{self.uuid}"}
+        return self.system(to, trace_id, verbs.TTL_EXCEEDED, payload)
+
+    def system(
+        self, to: str, trace_id: str, verb: str, payload: object, ttl: int = verbs.DEFAULT_TTL
+    ) -> bytes:
+        """Any system message of the router to one node."""
+        raw = msgspec.Raw(msgspec.json.encode(payload))
+        message = system_message(src=self.uuid, dst=to, verb=verb, payload=raw, ttl=ttl, trace_id=trace_id)
+        return encode_message(message)

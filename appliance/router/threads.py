@@ -1,0 +1,86 @@
+"""Sequence numbers per thread: from 1, never repeated, whatever crashes (``design.md §5`` *thread_seq*).
+
+Numbers come from blocks of ``STEP`` reserved in a :class:`~appliance.wire.seams.ThreadStore`; a crash skips
+the rest of a block and repeats nothing. Memory is a two-generation LRU: a thread that falls out continues
+above its reserved bound. Sans-IO.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from ..wire.seams import ThreadStore
+
+__all__ = ["STEP", "ThreadCounters", "ThreadStatistics", "thread_key"]
+
+STEP: Final = 1024
+"""Numbers reserved at once (``design.md §5``)."""
+
+
+class ThreadStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """``cached`` threads in memory; ``reservations`` made since the start."""
+
+    cached: int
+    reservations: int
+
+
+def thread_key(thread_id: str) -> bytes:
+    """16-byte key of a thread: ids are opaque and of any length."""
+    return blake2b(thread_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class ThreadCounters:
+    """Hands out the next number of a thread.
+
+    Args:
+        store: where reserved bounds are kept.
+        capacity: threads held in memory at most (about 250 bytes each).
+    """
+
+    __slots__ = ("_half", "_old", "_reservations", "_store", "_unwritten", "_young")
+
+    def __init__(self, store: ThreadStore, capacity: int = 65_536) -> None:
+        self._store = store
+        self._half = max(capacity // 2, 1)
+        self._young: dict[str, list[int]] = {}  # thread id -> [last given, bound]
+        self._old: dict[str, list[int]] = {}
+        self._unwritten: dict[bytes, int] = {}
+        self._reservations = 0
+
+    def next(self, thread_id: str) -> int:
+        """The next sequence number of ``thread_id``; its reservation is pending until :meth:`flush`."""
+        counter = self._young.get(thread_id)
+        if counter is None:
+            counter = self._recall(thread_id)
+        last = counter[0] = counter[0] + 1
+        if last > counter[1]:
+            counter[1] = last - 1 + STEP
+            self._unwritten[thread_key(thread_id)] = counter[1]
+        return last
+
+    def flush(self) -> None:
+        """Write this turn's reservations; must precede the turn's frames on the wire."""
+        if self._unwritten:
+            self._reservations += len(self._unwritten)
+            bounds = list(self._unwritten.items())
+            self._unwritten = {}
+            self._store.reserve(bounds)
+
+    def _recall(self, thread_id: str) -> list[int]:
+        counter = self._old.pop(thread_id, None)
+        if counter is None:
+            key = thread_key(thread_id)
+            bound = self._unwritten.get(key) or self._store.bound(key)
+            counter = [bound, bound]
+        if len(self._young) >= self._half:
+            self._old = self._young
+            self._young = {}
+        self._young[thread_id] = counter
+        return counter
+
+    def statistics(self) -> ThreadStatistics:
+        """A snapshot."""
+        return ThreadStatistics(cached=len(self._young) + len(self._old), reservations=self._reservations)
