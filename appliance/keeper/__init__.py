@@ -1,1 +1,1 @@
-
+"""The keeper: the parent process that starts and supervises the planes."""
