@@ -105,7 +105,7 @@ def durable_replace(path: Path, data: bytes, mode: int = 0o600, *, disk: Disk | 
 
     Raises:
         Unavailable: the medium is full, read-only or failing. The old content is still there, unless it was
-            the last step, the sync of the directory, that failed: then either version may survive a power cut.
+            the last step, the sync of the directory, that failed: then a power cut decides which one stays.
         NotFound: the directory does not exist.
     """
     own = disk or RealDisk(mode=mode)
