@@ -182,7 +182,7 @@ def is_config_response(message: Message) -> bool:
 
 
 def _read(message: Message, shape: type[T], code: str) -> T:
-    """The payload as ``shape``, with every key that ``shape`` does not name under ``extra``; null is absent."""
+    """The payload as ``shape``; keys that ``shape`` does not name go under ``extra``; null is absent."""
     body = message.json()
     if not isinstance(body, dict):
         raise Invalid("the payload is not an object", code=code, field="payload")
