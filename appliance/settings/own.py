@@ -1,0 +1,311 @@
+"""The sections of ``hive.yaml`` that are this appliance's own (``design.md §5``).
+
+Numbers are that table's defaults. Bounds keep a value within what the machine can honour: a queue of zero
+frames delivers nothing, a map below a few pages opens no region.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import field
+
+from .keys import Section, key
+
+__all__ = [
+    "Http",
+    "Journals",
+    "Limits",
+    "Log",
+    "OAuthClient",
+    "Orchestrator",
+    "Queues",
+    "RateLimit",
+    "Regions",
+    "Routing",
+    "Security",
+    "Turns",
+    "World",
+    "WorldOAuth",
+]
+
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+class Security(Section, frozen=True, kw_only=True):
+    """Who may do what on this box."""
+
+    local: Annotated[
+        Literal["bound", "open"],
+        key(
+            "`bound`: a connection speaks only for the uuid and name of its HELLO, and `SY.`/`RT.` names are"
+            " reserved; `open`: the reference's behaviour, any local process may claim anything."
+        ),
+    ] = "bound"
+    admin_nodes: Annotated[
+        tuple[str, ...],
+        key(
+            "Names whose messages may change things (routes, ADMIN_COMMAND, tap) besides `SY.*`;"
+            " `*` allows every local peer.",
+            form="node_pattern",
+        ),
+    ] = ()
+    socket_group: Annotated[str, key("Group that owns the node socket.", form="name")] = "fluxbee"
+    socket_mode: Annotated[str, key("Permissions of the node socket.", form="mode")] = "0660"
+    system_uids: Annotated[
+        tuple[int, ...],
+        key("Accounts (uid) whose processes may take `SY.` and `RT.` names.", ge=0, le=4_294_967_294),
+    ] = ()
+
+    @property
+    def socket_mode_bits(self) -> int:
+        """``socket_mode`` as a number for chmod."""
+        return int(self.socket_mode, 8)
+
+
+class Routing(Section, frozen=True, kw_only=True):
+    """How the router decides."""
+
+    router_name: Annotated[
+        str | None,
+        key(
+            "Name of this router; a name that differs from the gateway's makes a plain router.",
+            form="router_name",
+            env=("JSR_ROUTER_NAME",),
+            derived="wan.gateway_name",
+        ),
+    ] = None
+    static_override: Annotated[bool, key("A static route wins over a live node of that name.")] = False
+
+
+class Orchestrator(Section, frozen=True, kw_only=True):
+    """How nodes are started and stopped."""
+
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        key(
+            "Names besides the built-in ones whose system messages may change nodes;"
+            " a bare name gets `@<hive_id>`.",
+            form="node_pattern",
+            env=("ORCH_SYSTEM_ALLOWED_ORIGINS",),
+        ),
+    ] = ("SY.admin", "WF.orch.diag")
+    default_tenant_id: Annotated[
+        str | None,
+        key("Tenant of a spawned node that names none.", form="tenant_id", env=("ORCH_DEFAULT_TENANT_ID",)),
+    ] = None
+    kill_grace_s: Annotated[int, key("Seconds between SIGTERM and SIGKILL.", ge=1, le=90)] = 10
+    forward_timeout_s: Annotated[
+        int,
+        key(
+            "Seconds to wait for another hive's orchestrator.",
+            ge=1,
+            le=600,
+            env=("JSR_ORCH_SYSTEM_FORWARD_TIMEOUT_SECS",),
+        ),
+    ] = 45
+
+
+class Queues(Section, frozen=True, kw_only=True):
+    """What the router holds for one recipient before it gives up."""
+
+    frames: Annotated[int, key("Most frames per recipient.", ge=16, le=1_000_000)] = 4096
+    bytes: Annotated[int, key("Most bytes per recipient.", ge=256 * _KIB, le=_GIB)] = 4 * _MIB
+    pause_ms: Annotated[
+        int, key("Longest time that a sender is not read because its recipient is slow.", ge=1, le=10_000)
+    ] = 250
+    stall_ms: Annotated[
+        int, key("A recipient that took nothing for so long is congested.", ge=1, le=10_000)
+    ] = 50
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    """Sizes of tables; over a limit a request is refused and counted."""
+
+    nodes: Annotated[int, key("Most connected nodes.", ge=16, le=65_536)] = 1024
+    static_routes: Annotated[int, key("Most static routes of the hive.", ge=1, le=65_536)] = 256
+    vpn_rules: Annotated[int, key("Most VPN rules of the hive.", ge=1, le=65_536)] = 256
+    hives: Annotated[int, key("Most hives in the topology, with this one.", ge=1, le=4096)] = 256
+    hive_nodes: Annotated[int, key("Most nodes that one other hive may advertise.", ge=16, le=65_536)] = 1024
+    threads: Annotated[
+        int, key("Threads whose counters and memory are kept at once.", ge=1024, le=10_000_000)
+    ] = 65_536
+
+
+class Journals(Section, frozen=True, kw_only=True):
+    """How journals of the relaxed class are written, and what is kept free."""
+
+    flush_ms: Annotated[
+        int, key("Longest time before a record is handed to the system.", ge=1, le=10_000)
+    ] = 250
+    flush_bytes: Annotated[int, key("Bytes that are handed over at once.", ge=4 * _KIB, le=64 * _MIB)] = _MIB
+    sync_ms: Annotated[int, key("Shortest time between two syncs to disk.", ge=10, le=60_000)] = 1000
+    reserve_bytes: Annotated[
+        int, key("Space held back for administration, removal and retention.", ge=0, le=_GIB)
+    ] = 8 * _MIB
+
+
+class Turns(Section, frozen=True, kw_only=True):
+    """Budget of the turn journal; every turn over it is counted in a gap record."""
+
+    rate_bytes_per_s: Annotated[
+        int, key("Bytes per second over a longer time.", ge=_KIB, le=10_000_000_000)
+    ] = 4_000_000
+    burst_bytes: Annotated[int, key("Bytes that a burst may take at once.", ge=128 * _KIB, le=4 * _GIB)] = (
+        64 * _MIB
+    )
+    daily_bytes: Annotated[int, key("Bytes per day.", ge=_MIB, le=1_000_000_000_000)] = 2_000_000_000
+    keep_bytes: Annotated[
+        int, key("Size at which the oldest turns are removed.", ge=16 * _MIB, le=1_000_000_000_000)
+    ] = 2_000_000_000
+    keep_days: Annotated[int, key("Age at which turns are removed.", ge=1, le=3650)] = 7
+
+
+class Regions(Section, frozen=True, kw_only=True):
+    """Address space of the region environments; an environment takes what it uses, not its map size."""
+
+    disk_map_bytes: Annotated[int, key("Map of an environment on disk.", ge=_MIB, le=1 << 46)] = 16 * _GIB
+    tmpfs_map_bytes: Annotated[int, key("Map of an environment in memory.", ge=_MIB, le=1 << 40)] = 256 * _MIB
+
+
+class Http(Section, frozen=True, kw_only=True):
+    """What all HTTP doors have in common."""
+
+    token: Annotated[
+        str | None,
+        key(
+            "Bearer token of the admin API; needed off loopback.",
+            form="token",
+            env=("FLUXBEE_HTTP_TOKEN",),
+            secret=True,
+        ),
+    ] = None
+    hosts: Annotated[
+        tuple[str, ...],
+        key(
+            "Host names, besides loopback and the listen address, under which the doors answer.", form="host"
+        ),
+    ] = ()
+    origins: Annotated[
+        tuple[str, ...],
+        key("Web origins that may read; writes from a foreign origin need a token.", form="origin"),
+    ] = ()
+
+
+class OAuthClient(Section, frozen=True, kw_only=True):
+    """This appliance as a client of one provider."""
+
+    client_id: Annotated[
+        str | None, key("Client id at the provider.", form="bearer", env=("FLUX_OAUTH_{parent}_CLIENT_ID",))
+    ] = None
+    client_secret: Annotated[
+        str | None,
+        key(
+            "Client secret at the provider.",
+            form="bearer",
+            env=("FLUX_OAUTH_{parent}_CLIENT_SECRET",),
+            secret=True,
+        ),
+    ] = None
+
+
+class WorldOAuth(Section, frozen=True, kw_only=True):
+    """Logins at the providers of connectors."""
+
+    callback_base_url: Annotated[
+        str,
+        key("Prefix of redirect addresses.", form="http_url", env=("FLUX_OAUTH_CALLBACK_BASE_URL",)),
+    ] = "http://localhost:3000"
+    github: OAuthClient = field(default_factory=OAuthClient)
+    gmail: OAuthClient = field(default_factory=OAuthClient)
+    linkedin: OAuthClient = field(default_factory=OAuthClient)
+    calendar: OAuthClient = field(default_factory=OAuthClient)
+
+
+class RateLimit(Section, frozen=True, kw_only=True):
+    """First values of the world's admin configuration; `PUT /api/admin/config` replaces them."""
+
+    enabled: Annotated[bool, key("Whether requests are limited.", env=("FLUX_RATE_LIMIT_ENABLED",))] = True
+    per_namespace_per_minute: Annotated[
+        int,
+        key(
+            "Requests per namespace and minute.",
+            ge=0,
+            le=(1 << 63) - 1,
+            env=("FLUX_RATE_LIMIT_PER_NAMESPACE_PER_MINUTE",),
+        ),
+    ] = 10_000
+    single_bytes: Annotated[
+        int,
+        key(
+            "Largest body with one event.",
+            ge=1,
+            le=64 * _MIB,
+            env=("FLUX_BODY_SIZE_LIMIT_SINGLE_BYTES",),
+        ),
+    ] = _MIB
+    batch_bytes: Annotated[
+        int,
+        key("Largest body with a batch.", ge=1, le=256 * _MIB, env=("FLUX_BODY_SIZE_LIMIT_BATCH_BYTES",)),
+    ] = 10 * _MIB
+
+
+class World(Section, frozen=True, kw_only=True):
+    """The world state and its door (``spec/flux-state.md §0.2``)."""
+
+    listen: Annotated[
+        str,
+        key("Where the world API listens; off loopback it needs `world.auth_enabled`.", form="listen"),
+    ] = "127.0.0.1:3000"
+    auth_enabled: Annotated[
+        bool, key("Whether publishing needs a namespace token.", env=("FLUX_AUTH_ENABLED",))
+    ] = False
+    admin_token: Annotated[
+        str | None,
+        key(
+            "Bearer token of the world's administration.",
+            form="bearer",
+            env=("FLUX_ADMIN_TOKEN",),
+            secret=True,
+            derived="made at first start and kept in a 0600 file under <lib>/state",
+        ),
+    ] = None
+    open_registration: Annotated[bool, key("Creating a namespace needs no admin token.")] = False
+    encryption_key: Annotated[
+        str | None,
+        key(
+            "Key under which credentials of connectors are stored.",
+            form="key32",
+            env=("FLUX_ENCRYPTION_KEY",),
+            secret=True,
+            derived="made at first start and kept in a 0600 file under <lib>/state",
+        ),
+    ] = None
+    max_batch_delete: Annotated[int, key("Most entities that one request removes.", ge=1, le=10_000_000)] = (
+        10_000
+    )
+    metrics_interval_s: Annotated[
+        int, key("Seconds between two metrics frames to subscribers.", ge=1, le=3600)
+    ] = 2
+    publisher_window_s: Annotated[
+        int, key("Seconds for which a publisher counts as active.", ge=1, le=86_400)
+    ] = 10
+    limits: RateLimit = field(default_factory=RateLimit)
+    oauth: WorldOAuth = field(default_factory=WorldOAuth)
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """What is logged, and how it looks."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        key(
+            "Least level that is written.",
+            env=("JSR_LOG_LEVEL",),
+            aliases={"trace": "debug", "warn": "warning"},
+        ),
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "terminal", "journald", "json"],
+        key("`auto`: journald under systemd, terminal on a terminal, else json."),
+    ] = "auto"
