@@ -1,4 +1,4 @@
-"""Broadcast: which trace ids were seen lately, and who gets a copy (``routing-and-regions §3.7``). Sans-IO."""
+"""Broadcast: trace ids seen lately, and who gets a copy (``routing-and-regions §3.7``). Sans-IO."""
 
 from __future__ import annotations
 

@@ -44,10 +44,11 @@ class Connection:
 
     __slots__ = (
         "accepted_at",
+        "blocked",
+        "claim",
         "closing",
         "connected_at_ms",
         "dirty",
-        "frames_in",
         "generation",
         "name",
         "outbox",
@@ -59,6 +60,7 @@ class Connection:
         "rest",
         "route_generation",
         "routes",
+        "stamp",
         "state",
         "system",
         "uuid",
@@ -73,20 +75,30 @@ class Connection:
         self.uuid = ""
         self.name = ""
         self.vpn = 0
+        # How a frame of this sender begins, and how it begins when it leaves.
+        self.claim = b"\0"
+        self.stamp = b""
         self.system = False
         self.privileged = False
         self.accepted_at = now
         self.connected_at_ms = 0
         self.rest = b""
         self.closing: str | None = None
+        self.blocked = False  # paused, held or closed: stop in the middle of what was read
         self.dirty = False
         self.pause_until = 0.0
         self.paused_on: Connection | None = None
-        self.frames_in = 0
         self.rejected = 0
         # Where this sender's destinations lead, valid for one generation of the forwarding table.
-        self.routes: dict[str, Connection] = {}
+        self.routes: dict[str | None, Connection] = {}
         self.route_generation = -1
+
+    def identify(self, uuid: str, name: str) -> None:
+        """HELLO said who this is; ``uuid`` is canonical text."""
+        self.uuid = uuid
+        self.name = name
+        self.claim = b'{"routing":{"src":"%b",' % uuid.encode()
+        self.stamp = b'{"routing":{"src":"%b","src_l2_name":%b' % (uuid.encode(), msgspec.json.encode(name))
 
     def __repr__(self) -> str:
         return f"<Connection {self.generation} {self.name or '?'} {self.state.value}>"

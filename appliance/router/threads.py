@@ -40,19 +40,20 @@ class ThreadCounters:
         capacity: threads held in memory at most (about 250 bytes each).
     """
 
-    __slots__ = ("_half", "_old", "_reservations", "_store", "_unwritten", "_young")
+    __slots__ = ("_half", "_old", "_reservations", "_store", "_unwritten", "young")
 
     def __init__(self, store: ThreadStore, capacity: int = 65_536) -> None:
         self._store = store
         self._half = max(capacity // 2, 1)
-        self._young: dict[str, list[int]] = {}  # thread id -> [last given, bound]
+        # Read by the engine's fast lane, which takes numbers below the bound itself.
+        self.young: dict[str, list[int]] = {}  # thread id -> [last given, bound]
         self._old: dict[str, list[int]] = {}
         self._unwritten: dict[bytes, int] = {}
         self._reservations = 0
 
     def next(self, thread_id: str) -> int:
         """The next sequence number of ``thread_id``; its reservation is pending until :meth:`flush`."""
-        counter = self._young.get(thread_id)
+        counter = self.young.get(thread_id)
         if counter is None:
             counter = self._recall(thread_id)
         last = counter[0] = counter[0] + 1
@@ -75,12 +76,12 @@ class ThreadCounters:
             key = thread_key(thread_id)
             bound = self._unwritten.get(key) or self._store.bound(key)
             counter = [bound, bound]
-        if len(self._young) >= self._half:
-            self._old = self._young
-            self._young = {}
-        self._young[thread_id] = counter
+        if len(self.young) >= self._half:
+            self._old = self.young
+            self.young = {}
+        self.young[thread_id] = counter
         return counter
 
     def statistics(self) -> ThreadStatistics:
         """A snapshot."""
-        return ThreadStatistics(cached=len(self._young) + len(self._old), reservations=self._reservations)
+        return ThreadStatistics(cached=len(self.young) + len(self._old), reservations=self._reservations)

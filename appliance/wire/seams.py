@@ -105,8 +105,8 @@ class ThreadStore(Protocol):
 class TurnSink(Protocol):
     """Takes recorded turns (``routing-and-regions §3.12``)."""
 
-    def wants(self) -> bool:
-        """Whether turns that belong to a thread are within budget now; asked once per read batch."""
+    def appetite(self, now: float) -> tuple[bool, bool]:
+        """Whether budget is left for turns of a thread, and for turns without one; asked once per turn."""
         ...
 
     def record(self, turns: list[bytes], skipped: int) -> None:

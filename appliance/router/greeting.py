@@ -1,0 +1,149 @@
+"""HELLO: from an accepted socket to a registered node (``spec/node-protocol.md §1.4, §1.6``). Sans-IO.
+
+A newcomer is announced before it can receive anything else. While the configuration is unreadable,
+business nodes are held — neither refused nor put into VPN 0 (``design.md §4``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..wire import verbs
+from ..wire.codec import HotMeta
+from ..wire.envelope import Message, decode_message
+from ..wire.errors import Invalid
+from ..wire.ids import canonical_uuid
+from ..wire.names import MAX_NAME_BYTES, full_name, glob_matcher, is_system_name
+from .connection import Connection, State
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["Greeter"]
+
+
+class _Hello(msgspec.Struct):
+    uuid: str
+    name: str
+    version: str
+
+
+class Greeter:
+    """Registers newcomers; holds them while ``configured`` is false; drops those that stay silent."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.configured = False
+        self.waiting: set[Connection] = set()
+        self.held: dict[Connection, tuple[Message, str]] = {}
+        self.ordinary_nodes = 0
+
+    def greet(self, connection: Connection, frame: bytes, meta: HotMeta) -> None:
+        """Handle the first frame of a connection."""
+        engine = self._engine
+        if connection.state is not State.NEW:
+            return
+        problem = self._introduce(connection, frame, meta)
+        if problem is not None:
+            engine.reject(connection, f"hello.{problem}")
+            engine.close(connection, "bad_hello")
+
+    def _introduce(self, connection: Connection, frame: bytes, meta: HotMeta) -> str | None:
+        """Register or hold; return what is wrong, if anything."""
+        engine = self._engine
+        if meta.type != verbs.SYSTEM or meta.msg != verbs.HELLO:
+            return "not_hello"
+        try:
+            message = decode_message(frame)
+            said = message.payload_as(_Hello)
+        except Invalid:
+            return "payload"
+        uuid = canonical_uuid(said.uuid)
+        if uuid is None or canonical_uuid(message.routing.src) != uuid:
+            return "uuid"
+        name = full_name(said.name, engine.settings.hive)
+        problem = self._forbidden(connection, name)
+        if problem is not None:
+            return problem
+        connection.identify(uuid, name)
+        connection.system = is_system_name(name)
+        connection.privileged = connection.system or self._is_admin(name)
+        self.waiting.discard(connection)
+        if self.configured or connection.system:
+            self._register(connection, message, said.uuid)
+        else:
+            connection.state = State.HELD
+            connection.blocked = True
+            self.held[connection] = (message, said.uuid)
+            engine.counts["hello_held"] += 1
+        return None
+
+    def _forbidden(self, connection: Connection, name: str) -> str | None:
+        engine = self._engine
+        settings = engine.settings
+        if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or not name.partition("@")[0]:
+            return "name"
+        if settings.open_security:
+            return None
+        if not name.endswith("@" + settings.hive):
+            # A hive speaks only for its own names; a foreign one would beat the real remote node.
+            return "foreign_hive"
+        own = connection.peer.plane is not None or connection.peer.uid in settings.system_uids
+        if is_system_name(name):
+            return None if own and name != settings.router_name else "reserved_name"
+        if self.ordinary_nodes + len(self.held) >= settings.max_nodes:
+            return "too_many_nodes"
+        return None
+
+    def _is_admin(self, name: str) -> bool:
+        hive = self._engine.settings.hive
+        patterns = self._engine.settings.admin_nodes
+        return any(
+            glob_matcher(full_name(pattern, hive) if pattern != "*" else "*")(name) for pattern in patterns
+        )
+
+    def _register(self, connection: Connection, hello: Message, said_uuid: str) -> None:
+        engine = self._engine
+        older = engine.fib.by_uuid.get(connection.uuid)
+        if older is not None:
+            engine.close(older, "superseded")
+        connection.vpn = engine.fib.vpn_of(connection.name)
+        connection.state = State.READY
+        connection.connected_at_ms = engine.wall_ms
+        # Into its queue before anybody can reach it: ANNOUNCE must be the first frame a node reads.
+        engine.tell(connection, engine.replies.announce(connection, hello, said_uuid))
+        engine.fib.add(connection)
+        engine.changes.append(("up", connection))
+        if not connection.system:
+            self.ordinary_nodes += 1
+
+    def release(self) -> None:
+        """The configuration is readable: register everybody who was held."""
+        self.configured = True
+        held, self.held = self.held, {}
+        for connection, (hello, said_uuid) in held.items():
+            connection.blocked = False
+            self._register(connection, hello, said_uuid)
+            self._engine.resumed.append(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """``connection`` is being closed."""
+        self.waiting.discard(connection)
+        if self.held.pop(connection, None) is None and connection.connected_at_ms and not connection.system:
+            self.ordinary_nodes -= 1
+
+    def expire(self) -> None:
+        """Close newcomers that stayed silent."""
+        engine = self._engine
+        limit = engine.now - engine.settings.hello_timeout_s
+        for connection in [one for one in self.waiting if one.accepted_at <= limit]:
+            engine.reject(connection, "hello.timeout")
+            engine.close(connection, "hello_timeout")
+
+    def next_deadline(self) -> float:
+        """When the oldest silent newcomer is due."""
+        if not self.waiting:
+            return float("inf")
+        return min(one.accepted_at for one in self.waiting) + self._engine.settings.hello_timeout_s
