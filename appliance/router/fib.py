@@ -16,38 +16,17 @@ from typing import NamedTuple
 import msgspec
 
 from ..wire.names import MatchKind, base_name, glob_matcher, is_system_name, matcher, specificity
+from ..wire.routes import Route, RouteAction, VpnRule
 from .connection import Connection
 
-__all__ = ["Decision", "Fib", "Hop", "RemoteNode", "Route", "RouteAction", "VpnRule", "assign_vpn"]
+__all__ = ["Decision", "Fib", "Hop", "LearnedRoute", "RemoteNode", "allowed", "assign_vpn"]
 
 
-class RouteAction(Enum):
-    """What a static or learned route does."""
+class LearnedRoute(Route, frozen=True, kw_only=True):
+    """A route that hive ``learned_from`` advertised at ``updated_at``."""
 
-    FORWARD = "FORWARD"
-    DROP = "DROP"
-
-
-class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """A static route, or one learned from hive ``learned_from`` (``routing-and-regions §2.3``)."""
-
-    prefix: str
-    match_kind: MatchKind = MatchKind.PREFIX
-    action: RouteAction
-    next_hop_hive: str | None = None
-    metric: int = 0
-    priority: int = 100
-    installed_at: int = 0
-    learned_from: str | None = None
-
-
-class VpnRule(msgspec.Struct, frozen=True, kw_only=True):
-    """Names that match ``pattern`` are in zone ``vpn_id``."""
-
-    pattern: str
-    match_kind: MatchKind = MatchKind.PREFIX
-    vpn_id: int
-    priority: int = 100
+    learned_from: str
+    updated_at: int = 0
 
 
 class RemoteNode(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +96,7 @@ class Fib:
         self._static: list[tuple[Callable[[str], bool], Route]] = []
         self._vpn_rules: list[tuple[Callable[[str], bool], int]] = []
         self._configured: tuple[Route, ...] = ()
-        self._learned: tuple[Route, ...] = ()
+        self._learned: tuple[LearnedRoute, ...] = ()
 
     # --- changes ---------------------------------------------------------------------------------------
 
@@ -152,7 +131,7 @@ class Fib:
         self._compile()
         return moved
 
-    def learn(self, nodes: Iterable[RemoteNode], routes: Iterable[Route]) -> None:
+    def learn(self, nodes: Iterable[RemoteNode], routes: Iterable[LearnedRoute]) -> None:
         """Replace what other hives advertise. Routes that name this hive must be left out by the caller."""
         self.remote_by_uuid = {node.uuid: node for node in nodes}
         self._remote_by_name = {}
@@ -173,7 +152,7 @@ class Fib:
                 self._exact.setdefault(route.prefix, []).append(route)
         tests = [(matcher(route.prefix, route.match_kind), route) for route in routes]
         self._patterns = [(test, route) for test, route in tests if route.match_kind is not MatchKind.EXACT]
-        self._static = [(test, route) for test, route in tests if route.learned_from is None]
+        self._static = [(test, route) for test, route in tests if not isinstance(route, LearnedRoute)]
         self.generation += 1
 
     # --- lookups ---------------------------------------------------------------------------------------
@@ -204,13 +183,13 @@ class Fib:
         if local:
             return _to_node(source, local[0])
         exact = self._exact.get(name, ())
-        decision = _first_route(route for route in exact if route.learned_from is None)
+        decision = _first_route(route for route in exact if not isinstance(route, LearnedRoute))
         if decision is not None:
             return decision
         remote = self._remote_by_name.get(name)
         if remote:
             return _to_node(source, remote[0])
-        decision = _first_route(route for route in exact if route.learned_from is not None)
+        decision = _first_route(route for route in exact if isinstance(route, LearnedRoute))
         if decision is not None:
             return decision
         return _first_route(route for test, route in self._patterns if test(name)) or _NOWHERE
@@ -243,14 +222,15 @@ def _node_key(name: str, distance: int, since: int) -> _SortKey:
 
 
 def _route_key(route: Route) -> _SortKey:
-    distance = 1 if route.learned_from is None else 2
+    # Static routes are all as old as the last change: list order decides among equals.
+    distance, since = (2, route.updated_at) if isinstance(route, LearnedRoute) else (1, 0)
     return (
         -specificity(route.prefix, route.match_kind),
         -route.match_kind.rank,
         distance,
         route.priority,
         route.metric,
-        route.installed_at,
+        since,
     )
 
 
@@ -268,7 +248,7 @@ def _through(route: Route) -> Decision | None:
     told = f"{route.match_kind.value} route {route.prefix!r}"
     if route.action is RouteAction.DROP:
         return Decision(Hop.DROP, why=f"dropped by {told}")
-    hive = route.next_hop_hive or route.learned_from
+    hive = route.next_hop_hive or (route.learned_from if isinstance(route, LearnedRoute) else None)
     return Decision(Hop.HIVE, hive=hive, why=f"{told} forwards to {hive}") if hive else None
 
 
