@@ -1,1 +1,1 @@
-
+"""What a node author imports."""
