@@ -83,6 +83,8 @@ class Channel:
         self._refused_full = 0
         self._refused_gone = 0
         self._dropped_truncated = 0
+        self.peer_gone = False
+        """Whether a send or a receive has found the other end closed; it stays so."""
 
     @classmethod
     def pair(cls) -> tuple[Self, Self]:
@@ -140,6 +142,7 @@ class Channel:
                 self._refused_full += 1
             elif error.errno in _GONE:
                 self._refused_gone += 1
+                self.peer_gone = True
             else:
                 raise
             return False
@@ -161,6 +164,7 @@ class Channel:
         except BlockingIOError:
             return None
         except (ConnectionResetError, BrokenPipeError) as error:
+            self.peer_gone = True
             raise EOFError("the other end of the channel is gone") from error
         fds = _descriptors(ancillary)
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
@@ -169,6 +173,7 @@ class Channel:
             return None
         if not data:
             close_all(fds)
+            self.peer_gone = True
             raise EOFError("the other end of the channel is closed")
         self._received += 1
         return Packet(data, fds)

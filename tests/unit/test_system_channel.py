@@ -122,10 +122,12 @@ def test_the_end_comes_after_the_last_packet() -> None:
         assert left.closed
         assert right.wait_readable(1)
         assert right.receive() == Packet(b"last")
+        assert not right.peer_gone
         for _ in range(2):
             with pytest.raises(EOFError):
                 right.receive()
         assert not right.send(b"too late")
+        assert right.peer_gone
         assert right.statistics().refused_gone == 1
 
 
