@@ -34,11 +34,11 @@ from ..wire.ids import canonical_uuid
 from ..wire.seams import Forwarder, Memory, NoForwarder, NoMemory, NoResolver, Resolver, TurnSink
 from ..wire.verbs import UNRECORDED_TYPES
 from .broadcast import Dedup, recipients
+from .config import EngineSettings
 from .connection import Connection, Peer, State
 from .control import RouterVerbs
 from .fib import Decision, Fib, Hop
 from .greeting import Greeter
-from .identity import EngineSettings
 from .outbox import Admission
 from .replies import Replies
 from .taps import Taps

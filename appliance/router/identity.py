@@ -1,37 +1,71 @@
-"""Who this router is and the bounds it works in, as the engine needs them. Plain data."""
+"""The router's own identity: a uuid that survives restarts, in the file that tools know.
+
+``identity.yaml`` has the reference's keys (``spec/node-protocol.md §1.1``), so that tools which compute the
+socket path from it keep working.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
+import yaml
 
-from .outbox import Limits
+from appliance.store.files import durable_replace, storage_error
+from appliance.wire.errors import Damaged
+from appliance.wire.ids import NodeUuid, canonical_uuid, new_uuid
 
-__all__ = ["EngineSettings"]
+__all__ = ["load_router_uuid"]
 
 
-class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``app`` takes from ``hive.yaml`` for the engine.
+class _Layer1(msgspec.Struct):
+    uuid: str
 
-    Attributes:
-        hive: id of this hive; appended to names without one.
-        router_uuid: canonical text.
-        router_name: ``RT.x@hive``.
-        queues: bounds of each recipient's queue.
-        max_nodes: registered nodes at most (``routing-and-regions §8``); the appliance's own do not count.
-        hello_timeout_s: how long an accepted socket may stay silent.
-        system_uids: uids that may use ``SY.``/``RT.`` names without an inherited socketpair.
-        admin_nodes: names (``*`` globs) that may ask router internals beside ``SY.*``.
-        open_security: ``security.local: open`` — the reference's behaviour, any process may be anybody.
-        static_override: static routes before live nodes.
+
+class _Identity(msgspec.Struct):
+    layer1: _Layer1
+
+
+def load_router_uuid(path: Path, router_name: str, now_s: int) -> NodeUuid:
+    """The uuid in ``path`` (``identity.yaml``); a missing file is made.
+
+    Args:
+        path: the identity file of this router.
+        router_name: full L2 name, written for people and tools.
+        now_s: wall clock, epoch seconds, for ``created_at``.
+
+    Raises:
+        Damaged: the file does not hold a uuid. It is not regenerated: nodes and hives know the old one.
+        Unavailable: the storage does not answer.
     """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return _create(path, router_name, now_s)
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    except UnicodeDecodeError:
+        text = ""
+    try:
+        uuid = canonical_uuid(msgspec.convert(yaml.safe_load(text), _Identity).layer1.uuid)
+    except (yaml.YAMLError, msgspec.ValidationError):
+        uuid = None
+    if uuid is None:
+        raise Damaged(
+            f"{path}: no layer1.uuid in it",
+            remedy="Restore the file from a backup, or remove it to give the router a new uuid.",
+        )
+    return uuid
 
-    hive: str
-    router_uuid: str
-    router_name: str
-    queues: Limits = Limits()
-    max_nodes: int = 1024
-    hello_timeout_s: float = 5.0
-    system_uids: frozenset[int] = frozenset({0})
-    admin_nodes: tuple[str, ...] = ()
-    open_security: bool = False
-    static_override: bool = False
+
+def _create(path: Path, router_name: str, now_s: int) -> NodeUuid:
+    uuid = new_uuid()
+    identity = {
+        "layer1": {"uuid": uuid},
+        "layer2": {"name": router_name},
+        "shm": {"name": f"/jsr-{uuid.replace('-', '')}"},
+        "created_at": str(now_s),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durable_replace(path, yaml.safe_dump(identity, sort_keys=False).encode(), 0o644)
+    return uuid

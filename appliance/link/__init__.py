@@ -1,0 +1,1 @@
+"""Between hives: keys, transport, join and discovery, topology, replication."""

@@ -1,0 +1,94 @@
+"""The router's listening socket: where nodes find it, who may open it, what a stale file means.
+
+A socket file whose owner died only refuses connections; it is removed. One that answers belongs to a
+running router, and starting a second one there is an error, not a takeover.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from appliance.system.paths import router_socket_name
+from appliance.wire.errors import Conflict, Misconfigured, Unavailable
+
+__all__ = ["BACKLOG", "listen_for_nodes"]
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted: a hive's nodes all come back at once after a restart."""
+
+_MAX_PATH_BYTES = 107
+"""``sun_path`` of Linux holds 108 bytes with the final NUL."""
+
+
+def listen_for_nodes(directory: Path, router_uuid: str, *, mode: int, group: str) -> socket.socket:
+    """Bind the node socket and listen; other routers' dead sockets in ``directory`` are removed.
+
+    Args:
+        directory: where nodes look (``Paths.routers``).
+        router_uuid: canonical text; names the file.
+        mode: permission bits of the socket file.
+        group: its group; where the group does not exist the socket keeps the process's own.
+
+    Raises:
+        Conflict: a router serves there already.
+        Misconfigured: the path is too long for a socket.
+        Unavailable: the directory or socket cannot be made.
+    """
+    path = directory / router_socket_name(router_uuid.replace("-", ""))
+    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        raise Misconfigured(
+            f"root: {path} is too long for a socket (at most {_MAX_PATH_BYTES} bytes)",
+            remedy="Choose a shorter root directory.",
+        )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _remove_dead(directory)
+        if path.exists():
+            raise Conflict(f"a router serves on {path} already", remedy="Stop it first: `fluxbee status`.")
+        _bind(listener, path, mode, group)
+        listener.setblocking(False)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise Unavailable(f"cannot listen on {path}: {error.strerror}") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind(listener: socket.socket, path: Path, mode: int, group: str) -> None:
+    # The file must never exist with wider permissions than it ends up with.
+    umask = os.umask(0o777 & ~(mode & 0o700))
+    try:
+        listener.bind(os.fspath(path))
+    finally:
+        os.umask(umask)
+    # A development box may not have the group; the mode below then applies to the process's own.
+    with suppress(LookupError, PermissionError):
+        shutil.chown(path, group=group)
+    path.chmod(mode)
+
+
+def _remove_dead(directory: Path) -> None:
+    for path in directory.glob("*.sock"):
+        if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):
+            path.unlink(missing_ok=True)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except BlockingIOError:
+            return True  # its backlog is full: somebody is there
+        except OSError:
+            return False
+        return True

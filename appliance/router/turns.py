@@ -1,0 +1,139 @@
+"""The turn journal's budget: what is recorded, what is left out, and that every gap is written down.
+
+A turn is an ordinary message as delivered, before ``memory_package``. Budget: a token bucket for bytes per
+second with a burst, and bytes per day (``design.md §5`` *Turns*). As it runs low, turns that belong to no
+thread go first. What was left out becomes a record ``{"gap":{"first":…,"last":…,"count":…}}``: ``count`` of
+the turns numbered ``first`` to ``last`` are missing. Turns are numbered from 1 in each run of the router.
+
+The class is sans-IO but for the journal it is given; ``now`` comes with :meth:`TurnLog.appetite`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from ..wire.errors import Busy, Unavailable
+
+__all__ = ["TurnBudget", "TurnJournal", "TurnLog", "TurnStatistics"]
+
+_DAY_S: Final = 86_400.0
+_LOOSE_SHARE: Final = 0.25
+"""Below this share of the burst (or of the day) only turns of a thread are still recorded."""
+_GAP_EVERY_S: Final = 1.0
+
+
+class TurnBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits in bytes; defaults of ``design.md §5``."""
+
+    rate_bytes_per_s: int = 4_000_000
+    burst_bytes: int = 64 * 1024 * 1024
+    daily_bytes: int = 2_000_000_000
+
+
+class TurnStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """``refused`` turns were within budget but the journal did not take them (disk full, queue full)."""
+
+    recorded: int
+    recorded_bytes: int
+    over_budget: int
+    refused: int
+    gaps: int
+
+
+class TurnJournal(Protocol):
+    """The part of a journal that is needed here."""
+
+    def append_nowait(self, records: Sequence[bytes]) -> int:
+        """Take records without waiting; raises ``Busy`` or ``Unavailable``."""
+        ...
+
+
+class TurnLog:
+    """A :class:`~appliance.wire.seams.TurnSink` over a journal."""
+
+    def __init__(self, journal: TurnJournal, budget: TurnBudget, now: float) -> None:
+        self._journal = journal
+        self._budget = budget
+        self._now = now
+        self._tokens = float(budget.burst_bytes)
+        self._filled_at = now
+        self._day_began = now
+        self._day_bytes = 0
+        self._number = 0
+        self._gap_first = 0
+        self._gap_last = 0
+        self._gap_count = 0
+        self._gap_written_at = now
+        self._recorded = self._recorded_bytes = 0
+        self._over_budget = self._refused = self._gaps = 0
+
+    def appetite(self, now: float) -> tuple[bool, bool]:
+        """Whether there is budget for turns of a thread, and for turns without one."""
+        budget = self._budget
+        if now > self._filled_at:
+            earned = (now - self._filled_at) * budget.rate_bytes_per_s
+            self._tokens = min(self._tokens + earned, float(budget.burst_bytes))
+            self._filled_at = now
+        if now - self._day_began >= _DAY_S:
+            self._day_began, self._day_bytes = now, 0
+        self._now = now
+        left = min(self._tokens / budget.burst_bytes, 1 - self._day_bytes / budget.daily_bytes)
+        return left > 0, left > _LOOSE_SHARE
+
+    def record(self, turns: list[bytes], skipped: int) -> None:
+        """One turn of the router: bodies to keep, and how many were left out."""
+        first = self._number + 1
+        self._number += len(turns) + skipped
+        if turns and not self._append(turns):
+            self._refused += len(turns)
+            self._miss(first, len(turns))
+            turns = []
+        if skipped:
+            self._over_budget += skipped
+            self._miss(first, skipped)
+        if self._gap_count and (turns or self._now - self._gap_written_at >= _GAP_EVERY_S):
+            self.write_gap()
+
+    def write_gap(self) -> None:
+        """Write down what was left out since the last record; kept for later when the journal refuses."""
+        if not self._gap_count:
+            return
+        self._gap_written_at = self._now
+        gap = {"first": self._gap_first, "last": self._gap_last, "count": self._gap_count}
+        try:
+            self._journal.append_nowait([msgspec.json.encode({"gap": gap})])
+        except (Busy, Unavailable):
+            return
+        self._gaps += 1
+        self._gap_count = 0
+
+    def _append(self, turns: list[bytes]) -> bool:
+        try:
+            self._journal.append_nowait(turns)
+        except (Busy, Unavailable):
+            return False
+        size = sum(map(len, turns))
+        self._tokens -= size
+        self._day_bytes += size
+        self._recorded += len(turns)
+        self._recorded_bytes += size
+        return True
+
+    def _miss(self, first: int, count: int) -> None:
+        if not self._gap_count:
+            self._gap_first = first
+        self._gap_last = self._number
+        self._gap_count += count
+
+    def statistics(self) -> TurnStatistics:
+        """A snapshot."""
+        return TurnStatistics(
+            recorded=self._recorded,
+            recorded_bytes=self._recorded_bytes,
+            over_budget=self._over_budget,
+            refused=self._refused,
+            gaps=self._gaps,
+        )
