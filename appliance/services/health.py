@@ -1,0 +1,132 @@
+"""Is the hive well? Asked by the doors' ``/health`` and by ``fluxbee status``.
+
+The answer is put together when somebody asks: what the router says about itself and its journals, what the
+keeper says about the planes, what this plane's own journals say. Nothing polls, so an idle box stays idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from appliance import __version__
+from appliance.sdk import Node
+from appliance.wire import verbs
+from appliance.wire.envelope import system_message
+from appliance.wire.errors import FluxbeeError
+
+__all__ = ["HealthReport", "HealthService", "JournalState", "PlaneState"]
+
+ROUTER_TIMEOUT_S = 0.7
+"""A router that is well answers in a millisecond; the whole of ``/health`` has a second."""
+
+
+class PlaneState(msgspec.Struct, frozen=True):
+    """What the keeper knows about one plane."""
+
+    name: str
+    state: str
+    restarts: int
+
+
+class JournalState(msgspec.Struct, frozen=True):
+    """A journal that may be failed; ``failure`` is the operating system's reason."""
+
+    name: str
+    failure: str | None
+
+
+class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
+    """``reasons`` is empty when all is well; ``facts`` are plain figures for people and monitors."""
+
+    reasons: tuple[str, ...]
+    facts: dict[str, str | int | float | bool]
+
+
+class _RouterStatus(msgspec.Struct):
+    router_name: str
+    nodes: int
+    held: int
+    configured: bool
+    journals: list[JournalState] = []
+    regions: list[JournalState] = []
+
+
+class HealthService:
+    """Collects the report.
+
+    Args:
+        hive: hive id.
+        role: ``motherbee`` or ``worker``.
+        planes: asks the keeper; ``None`` without one (a harness).
+        journals: this plane's journals.
+    """
+
+    def __init__(
+        self,
+        hive: str,
+        role: str,
+        *,
+        planes: Callable[[], Awaitable[Sequence[PlaneState]]] | None = None,
+        journals: Callable[[], Sequence[JournalState]] = tuple,
+    ) -> None:
+        self._hive = hive
+        self._role = role
+        self._planes = planes
+        self._journals = journals
+        self.node: Node | None = None
+
+    async def report(self) -> HealthReport:
+        """Ask everybody at once; who does not answer in time is a reason."""
+        reasons: list[str] = []
+        facts: dict[str, str | int | float | bool] = {
+            "version": __version__,
+            "hive_id": self._hive,
+            "role": self._role,
+        }
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_router, reasons, facts)
+            if self._planes is not None:
+                nursery.start_soon(self._ask_keeper, self._planes, reasons, facts)
+        reasons += [_failed(journal) for journal in self._journals() if journal.failure]
+        return HealthReport(reasons=tuple(reasons), facts=facts)
+
+    async def _ask_router(self, reasons: list[str], facts: dict[str, Any]) -> None:
+        node = self.node
+        if node is None or not node.is_connected:
+            reasons.append("the router is not connected")
+            return
+        question = system_message(src=node.uuid, dst=node.router_name, verb=verbs.ROUTER_STATUS, payload={})
+        try:
+            answer = await node.request(question, timeout_s=ROUTER_TIMEOUT_S)
+            status = answer.payload_as(_RouterStatus)
+        except FluxbeeError as error:
+            reasons.append(f"the router does not answer: {error.message}")
+            return
+        facts |= {"router": status.router_name, "nodes": status.nodes, "configured": status.configured}
+        if not status.configured:
+            reasons.append(f"the configuration is unreadable; {status.held} nodes are held")
+        reasons += [_failed(one) for one in (*status.journals, *status.regions) if one.failure]
+
+    async def _ask_keeper(
+        self,
+        planes: Callable[[], Awaitable[Sequence[PlaneState]]],
+        reasons: list[str],
+        facts: dict[str, Any],
+    ) -> None:
+        try:
+            states = await planes()
+        except FluxbeeError as error:
+            reasons.append(f"the keeper does not answer: {error.message}")
+            return
+        for plane in states:
+            facts[f"plane.{plane.name}"] = plane.state
+            if plane.state != "running":
+                reasons.append(f"plane {plane.name} is {plane.state}")
+
+
+def _failed(journal: JournalState) -> str:
+    return f"{journal.name} does not take writes: {journal.failure}"
