@@ -136,11 +136,13 @@ class Logger:
         """Something is not as it should be, and work goes on; ``code`` is explained in the documentation."""
         self._log(Level.WARNING, event, code, fields)
 
-    def error(self, event: str, /, *, code: str, **fields: object) -> None:
+    def error(self, event: str, /, *, code: str | None = None, **fields: object) -> None:
         """Something failed that somebody wanted."""
         self._log(Level.ERROR, event, code, fields)
 
-    def exception(self, event: str, error: BaseException, /, *, code: str, **fields: object) -> None:
+    def exception(
+        self, event: str, error: BaseException, /, *, code: str | None = None, **fields: object
+    ) -> None:
         """Something failed in a way that nobody foresaw: ``error`` with its traceback."""
         trace = "".join(traceback.format_exception(error))
         self._log(Level.ERROR, event, code, {**fields, "error": error}, trace)
