@@ -6,6 +6,7 @@ empty file is an unclaimed worker. Nothing here writes a file or opens a connect
 
 from __future__ import annotations
 
+from .edit import with_value
 from .forms import is_loopback, split_address
 from .load import Configuration, Explained, load
 from .problems import Notice, Problem, SettingsError, Source
@@ -24,4 +25,5 @@ __all__ = [
     "is_loopback",
     "load",
     "split_address",
+    "with_value",
 ]

@@ -17,7 +17,7 @@ from yaml.scanner import Scanner
 
 from .problems import Problem, Source
 
-__all__ = ["MAX_DOCUMENT_BYTES", "ListNode", "Node", "ScalarNode", "SectionNode", "parse"]
+__all__ = ["MAX_DOCUMENT_BYTES", "ListNode", "Node", "ScalarNode", "SectionNode", "compose", "found", "parse"]
 
 MAX_DOCUMENT_BYTES = 1 << 20
 """A hive.yaml has a few KiB; what is larger is not one."""
@@ -128,6 +128,12 @@ def _short_tag(tag: str | None) -> str:
     return (tag or "!").replace("tag:yaml.org,2002:", "!!")
 
 
+def compose(text: str) -> yaml.Node | None:
+    """PyYAML's own tree of ``text``, whose nodes know their characters; ``parse`` must have accepted it."""
+    root: yaml.Node | None = _Loader(text).get_single_node()
+    return root
+
+
 def parse(data: bytes, file: str) -> tuple[Node | None, list[Problem]]:
     """The document in ``data`` and what is wrong with it as YAML.
 
@@ -144,7 +150,7 @@ def parse(data: bytes, file: str) -> tuple[Node | None, list[Problem]]:
             Problem(source=whole, key="", message=f"the file is larger than {MAX_DOCUMENT_BYTES} bytes")
         ]
     try:
-        root = _Loader(data.decode("utf-8-sig")).get_single_node()
+        root = compose(data.decode("utf-8-sig"))
         if root is None:
             return None, []
         converter = _Converter(file)

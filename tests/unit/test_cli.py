@@ -230,7 +230,7 @@ def test_help_imports_nothing_heavy() -> None:
         "from appliance.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'trio', 'lmdb', 'msgspec', 'yaml', 'zmq', 'starlette', 'wasmtime', 'asyncio'}\n"
+        "heavy = {'trio', 'lmdb', 'yaml', 'zmq', 'starlette', 'wasmtime', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
