@@ -12,13 +12,19 @@ import faulthandler
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterable
 from typing import NoReturn
 
 from appliance.keeper.numbers import EX_CLEAN, EX_CONFIG, EX_SOFTWARE
 from appliance.keeper.plane import PlaneContext, PlaneMain
-from appliance.system.process import close_descriptors_except, set_parent_death_signal, set_process_name
+from appliance.system import log
+from appliance.system.notify import NOTIFY_VARIABLES
+from appliance.system.process import (
+    close_descriptors_except,
+    open_descriptors,
+    set_parent_death_signal,
+    set_process_name,
+)
 from appliance.wire.errors import Misconfigured
 
 __all__ = ["ALL_SIGNALS", "exit_code_of", "run_plane"]
@@ -40,13 +46,15 @@ def run_plane(main: PlaneMain, context: PlaneContext, *, keep: Iterable[int]) ->
         set_parent_death_signal(signal.SIGKILL, parent_pid=context.keeper_pid)
         os.setsid()
         set_process_name(f"fluxbee-{context.name}")
-        close_descriptors_except(_STDIO.union(keep))
+        close_descriptors_except(_STDIO.union(keep, _stdio_again()))
+        for variable in NOTIFY_VARIABLES:
+            os.environ.pop(variable, None)
         _reset_signals()
         faulthandler.enable()
         code = main(context) or EX_CLEAN
     except BaseException as error:  # noqa: BLE001 - the top of a process: everything ends here, visibly
         code = exit_code_of(error)
-        _report(error, code)
+        _report(context.name, error, code)
     finally:
         _flush()
         os._exit(code & 0xFF)
@@ -75,12 +83,30 @@ def _misconfigured(error: BaseException) -> Misconfigured | None:
     return None
 
 
-def _report(error: BaseException, code: int) -> None:
+def _report(plane: str, error: BaseException, code: int) -> None:
+    logger = log.get_logger(plane)
     wrong = _misconfigured(error)
     if wrong is not None:
-        print(f"configuration error: {wrong.message}\n{wrong.remedy}", file=sys.stderr)
+        logger.error("misconfigured", code=wrong.code, message=wrong.message, remedy=wrong.remedy)
     elif code != EX_CLEAN:
-        traceback.print_exception(error)
+        logger.exception("plane_failed", error, code="PLANE_FAILED")
+
+
+def _stdio_again() -> frozenset[int]:
+    """Descriptors of what stdio is, under other numbers: the log may have opened it once more.
+
+    Closing them would let the log write to whatever gets their numbers next.
+    """
+    stdio = {_identity(fd) for fd in _STDIO} - {None}
+    return frozenset(fd for fd in open_descriptors() if _identity(fd) in stdio)
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _reset_signals() -> None:
@@ -92,6 +118,7 @@ def _reset_signals() -> None:
 
 
 def _flush() -> None:
+    log.flush()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -31,6 +31,7 @@ from appliance.keeper.plane import PlaneContext, PlaneMain
 from appliance.keeper.protocol import KeeperStatistics, Stop, encode
 from appliance.system import process
 from appliance.system.channel import Channel
+from appliance.system.notify import Notifier
 
 __all__ = ["Keeper"]
 
@@ -59,7 +60,7 @@ class Keeper:
         planes: what to run, by plane name: ``data``, ``control``, ``world``, or one ``all``.
         run_directory: where the instance lock goes.
         settings: numbers of supervision.
-        observer: is told what happens (log, service manager).
+        notifier: speaks to the service manager; by default as the environment says.
         inherited: descriptors to hand on to every plane, by name.
         seed: of the back-off's jitter; random by default, so that a fleet does not restart in step.
     """
@@ -70,13 +71,13 @@ class Keeper:
         *,
         run_directory: Path,
         settings: KeeperSettings | None = None,
-        observer: Observer | None = None,
+        notifier: Notifier | None = None,
         inherited: Mapping[str, int] | None = None,
         seed: int | None = None,
     ) -> None:
         self._mains = dict(planes)
         self._run_directory = run_directory
-        self._observer = observer or Observer()
+        self._observer = Observer(notifier or Notifier.from_environment())
         self._inherited = dict(inherited or {})
         seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._plan = KeeperPlan(tuple(planes), settings or KeeperSettings(), seed=seed)
@@ -161,10 +162,15 @@ class Keeper:
                 self._fork(plane)
             case SendStop(plane, reason, grace_s):
                 if not self._desk.send(plane, encode(Stop(reason=reason, grace_s=grace_s))):
-                    os.kill(self._processes[plane].pid, signal.SIGTERM)
+                    self._signal(plane, signal.SIGTERM)
             case Kill(plane, reason):
                 self._observer.killing(plane, reason)
-                os.kill(self._processes[plane].pid, signal.SIGKILL)
+                self._signal(plane, signal.SIGKILL)
+
+    def _signal(self, plane: str, signum: int) -> None:
+        held = self._processes.get(plane)
+        if held is not None:
+            os.kill(held.pid, signum)  # not reaped yet, so the number is still its own
 
     # -- channels ----------------------------------------------------------------------------------
 
@@ -278,7 +284,7 @@ class Keeper:
         # Its helpers share its group; the number is safe to signal until the leader is reaped.
         process.signal_group(held.pid, signal.SIGKILL)
         how = process.reap(held.pid) or process.ProcessExit(EX_SOFTWARE)
-        self._observer.exited(name, held.pid, str(how))
+        self._observer.exited(name, held.pid, str(how), expected=self._plan.expected(name, how))
         self._stop_reading(held.channel)
         self._paused.pop(name, None)
         self._counters.packets_dropped += held.channel.statistics().dropped_truncated

@@ -177,7 +177,7 @@ class KeeperPlan:
         plane.last_exit = how
         if self.stopping:
             self._unclean |= plane.killed or how != ProcessExit(EX_CLEAN)
-            plane.state = PlaneState.STOPPED
+            self._rest(plane, PlaneState.STOPPED, None)
         elif plane.restart_wanted:
             self._wait(plane, now)
         elif how.code == EX_CONFIG:
@@ -214,9 +214,12 @@ class KeeperPlan:
             self._hard_at = now + settings.stop_hard_s
             self._give_up_at = now + settings.stop_give_up_s
             for plane in self._planes.values():
-                plane.due_at = plane.kill_at = None
                 plane.restart_wanted = False
-                plane.state = PlaneState.STOPPING if plane.runs else PlaneState.STOPPED
+                if plane.runs:
+                    plane.state = PlaneState.STOPPING
+                    plane.kill_at = None
+                else:
+                    self._rest(plane, PlaneState.STOPPED, None)
         else:
             self._soft_at = min(self._soft_at, now)
             hurried_s = settings.stop_hurried_s if self._stop_requests == 2 else 0.0
@@ -279,6 +282,10 @@ class KeeperPlan:
     def starts(self, name: str) -> int:
         """How often a plane was started."""
         return self._planes[name].starts
+
+    def expected(self, name: str, how: ProcessExit) -> bool:
+        """Whether an exit of this kind is what the keeper asked of the plane."""
+        return self._planes[name].told and how == ProcessExit(EX_CLEAN)
 
     def state(self, name: str) -> PlaneState:
         """Where a plane stands."""

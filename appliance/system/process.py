@@ -28,7 +28,6 @@ __all__ = [
     "set_parent_death_signal",
     "set_process_name",
     "signal_group",
-    "signal_pidfd",
     "thread_count",
 ]
 
@@ -166,15 +165,6 @@ def reap(pid: int) -> ProcessExit | None:
         return None
     code = os.waitstatus_to_exitcode(status)
     return ProcessExit(code) if code >= 0 else ProcessExit(None, -code)
-
-
-def signal_pidfd(pidfd: int, signum: int) -> bool:
-    """Send a signal to the process behind a pidfd; ``False`` when it had ended."""
-    try:
-        signal.pidfd_send_signal(pidfd, signum)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def signal_group(group: int, signum: int) -> bool:

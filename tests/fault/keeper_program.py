@@ -18,13 +18,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from appliance.keeper.keeper import Keeper
-from appliance.keeper.numbers import KeeperSettings
-from appliance.keeper.plane import IncomingLink, PlaneContext
+import trio
+
+from appliance.keeper import IncomingLink, Keeper, KeeperSettings, PlaneContext
 from appliance.keeper.protocol import encode
+from appliance.keeper.trio_plane import TrioPlane, stream_of
+from appliance.system.log import get_logger
 from appliance.system.process import open_descriptors, process_name
 from appliance.wire.errors import Conflict, FluxbeeError, Misconfigured
 
+LOG = get_logger("test")
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
@@ -79,11 +82,16 @@ class ScriptedPlane:
             "name": process_name(),
             "restarts": self.context.restarts,
             "eventfds": sorted(eventfds),
-            "descriptors": sorted(open_descriptors()),
-            "own": [0, 1, 2, self.context.channel.fileno(), self.listener.fileno(), *eventfds.values()],
+            "foreign": self.foreign(),
             "blocked": sorted(int(signum) for signum in signal.pthread_sigmask(signal.SIG_BLOCK, ())),
             "sigterm": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
         }
+
+    def foreign(self) -> int:
+        """Descriptors that are neither the plane's own nor stdio under another number (the log's)."""
+        stdio = {os.fstat(fd).st_ino for fd in (0, 1, 2)}
+        own = {self.context.channel.fileno(), self.listener.fileno(), *self.context.eventfds.values()}
+        return sum(os.fstat(fd).st_ino not in stdio for fd in open_descriptors() - own)
 
     def do_status(self) -> Any:
         return json.loads(encode(self.context.status()))
@@ -106,11 +114,6 @@ class ScriptedPlane:
 
     def do_exit(self, code: int) -> None:
         os._exit(code)
-
-    def do_fail(self, kind: str) -> None:
-        if kind == "misconfigured":
-            raise ExceptionGroup("nursery", [Misconfigured("hive.yaml: role is wrong")])
-        raise RuntimeError(kind)
 
     def do_helper(self) -> int:
         return subprocess.Popen(SLEEP).pid
@@ -173,14 +176,42 @@ class ScriptedPlane:
         return os.eventfd_read(fd)
 
 
+def fail(kind: str) -> None:
+    if kind == "misconfigured":
+        raise ExceptionGroup("nursery", [Misconfigured("hive.yaml: role is wrong")])
+    raise RuntimeError(kind)
+
+
+async def trio_main(context: PlaneContext) -> None:
+    """A routing plane on trio that links to itself, greets on every link, and stops when told to."""
+    plane = TrioPlane(context)
+    async with trio.open_nursery() as nursery:
+
+        async def greet() -> None:
+            async for link in plane.links:
+                async with stream_of(link.sock) as stream:
+                    await stream.send_all(f"{link.plane}:{link.name}".encode())
+
+        await nursery.start(plane.run)
+        nursery.start_soon(greet)
+        nursery.start_soon(plane.beat)
+        await plane.ready()
+        async with stream_of(await plane.open_link("SY.self")) as stream:
+            LOG.info("greeted", text=b"".join([chunk async for chunk in stream]).decode())
+        stop = await plane.wait_stop()
+        LOG.info("told", reason=stop.reason)
+        nursery.cancel_scope.cancel()
+
+
 def plane_main(run_directory: Path, behaviour: dict[str, Any]):
     def main(context: PlaneContext) -> int:
         if "exit" in behaviour:
-            if behaviour.get("ready"):
-                context.ready()
             return behaviour["exit"]
         if "fail" in behaviour:
-            ScriptedPlane.do_fail(None, behaviour["fail"])
+            fail(behaviour["fail"])
+        if "trio" in behaviour:
+            trio.run(trio_main, context)
+            return 0
         return ScriptedPlane(context, run_directory, behaviour).run()
 
     return main
@@ -193,7 +224,7 @@ def main() -> int:
     try:
         return keeper.run()
     except Conflict as error:
-        print(f"conflict {error.message}", file=sys.stderr)
+        LOG.error("refused", code=error.code, message=error.message)
         return 3
 
 

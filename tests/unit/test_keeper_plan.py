@@ -374,6 +374,17 @@ def test_stop_during_a_restart_waits_for_the_plane_and_does_not_start_it() -> No
     assert plan.exit_code == EX_CLEAN
 
 
+def test_the_routing_plane_that_ends_before_it_was_told_is_not_killed_later() -> None:
+    plan = started(ready=False)
+    plan.request_stop(0.0)
+    plan.tick(0.0)
+    plan.exited("data", CRASH, 0.1)
+    assert plan.tick(1000.0) == [
+        Kill("control", "stop: did not stop in time"),
+        Kill("world", "stop: did not stop in time"),
+    ]
+
+
 def test_stop_while_everything_waits_ends_at_once() -> None:
     plan = started(ready=False)
     for name in THREE:
