@@ -35,7 +35,8 @@ def canonical_uuid(text: str) -> NodeUuid | None:
     if _CANONICAL.match(text):
         return NodeUuid(text)
     if _NOTATIONS.match(text):
-        return NodeUuid(str(uuid.UUID(text)))
+        # The library knows `urn:uuid:` in lower case only.
+        return NodeUuid(str(uuid.UUID(text.lower())))
     return None
 
 
