@@ -10,6 +10,7 @@ import pytest
 
 from appliance.cli import VERB_MODULES, build_parser, main
 from appliance.cli.completion import bash_script
+from appliance.cli.frame import Parser, add_verb, completes
 from appliance.settings import Settings
 from appliance.settings.keys import leaves, section_names
 
@@ -83,6 +84,21 @@ def test_files(script: Path, tmp_path: Path) -> None:
 def test_the_value_of_an_option_is_no_verb(script: Path) -> None:
     words = ("fluxbee", "config", "explain", "--config", "check", "--root", "=", "x", "turns.r")
     assert complete(script, *words) == ["turns.rate_bytes_per_s"]
+
+
+def test_choices_and_unknown_values_of_options(tmp_path: Path) -> None:
+    parser = Parser(prog="fluxbee")
+    verbs = parser.add_subparsers()
+    one = add_verb(verbs, "show", lambda args: 0, summary="show it", examples=[("fluxbee show", "show")])
+    one.add_argument("--as", choices=["table", "json"])
+    one.add_argument("--name")
+    completes(one.add_argument("file"), "file")
+    script = tmp_path / "script"
+    script.write_text(bash_script(parser))
+    assert complete(script, "fluxbee", "show", "--as", "") == ["table", "json"]
+    assert complete(script, "fluxbee", "show", "--as", "=", "j") == ["json"]
+    assert complete(script, "fluxbee", "show", "--name", "") == []
+    assert complete(script, "fluxbee", "show", "--name", "show", "scr", cwd=tmp_path) == ["script"]
 
 
 def test_the_verb_prints_it(script: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from appliance.settings import Configuration, Settings, SettingsError, Source, load
 from appliance.settings.keys import leaves
 from appliance.settings.load import HIDDEN
+from appliance.settings.rules import notices
 from appliance.system.paths import Paths
 from appliance.wire.errors import Misconfigured
 
@@ -250,6 +251,11 @@ def test_admin_off_loopback_needs_a_token(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "box.local", "[::]", "localhost.example"])
+def test_off_loopback(tmp_path: Path, host: str) -> None:
+    assert "can be reached from outside" in problems(tmp_path, f"admin: {{listen: '{host}:8080'}}\n")[0]
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "[::1]"])
 def test_loopback_needs_none(tmp_path: Path, host: str) -> None:
     assert read(tmp_path, f"admin: {{listen: '{host}:8080'}}\n").settings.http.token is None
@@ -327,6 +333,11 @@ def test_a_secret_that_everybody_can_read(tmp_path: Path) -> None:
     assert [notice.code for notice in load(file, environ={}).notices] == ["CONFIG_SECRET_READABLE"]
     file.chmod(0o640)
     assert load(file, environ={}).notices == ()
+
+
+def test_a_file_that_is_gone_holds_no_readable_secret(tmp_path: Path) -> None:
+    source = {"http.token": Source(kind="file", name="h.yaml", line=1)}
+    assert list(notices(Settings(), source, {}, tmp_path / "gone")) == []
 
 
 def test_relaxed_security_is_said(tmp_path: Path) -> None:
