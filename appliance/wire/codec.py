@@ -155,8 +155,10 @@ _decode_full_meta = msgspec.json.Decoder(FullMeta).decode
 _decode_routing = msgspec.json.Decoder(HotRouting).decode
 _scratch = bytearray()
 
-# A frame's fixed parts take at least 110 bytes, and a level of nesting two: shorter ones cannot be too deep.
-SHALLOW_BYTES: Final = 110 + 2 * (MAX_DEPTH - 3)
+SHALLOW_BYTES: Final = 360
+"""A fast-lane frame up to this size cannot be too deep: its fixed parts, uuid included, take 110 bytes at
+least, and a level of nesting two."""
+_SHALLOW_ANYHOW: Final = 2 * MAX_DEPTH + 1
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding hostile bytes can raise."""
 
@@ -179,7 +181,7 @@ def parse_frame(frame: bytes, *, trusted: bool = False) -> Parsed:
             frame.decode()
         except UnicodeDecodeError as error:
             raise RejectedFrame("bad_utf8", str(error)) from None
-    if len(frame) > SHALLOW_BYTES and depth_exceeds(frame):
+    if len(frame) > _SHALLOW_ANYHOW and depth_exceeds(frame):
         raise RejectedFrame("too_deep", f"nesting over {MAX_DEPTH}")
     try:
         message = _decode(frame)

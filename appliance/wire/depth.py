@@ -16,7 +16,8 @@ __all__ = ["MAX_DEPTH", "depth_exceeds"]
 MAX_DEPTH: Final = 128
 """Deepest nesting of arrays and objects in a frame, the outermost object included."""
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive, and content with a string that never ends: text that is no JSON must not make it start over.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEP = bytes.maketrans(b"[]{}", bytes((1, 0, 1, 0)))
 
