@@ -1,0 +1,177 @@
+"""The tutorial as it stands: every command runs, every expected line appears, every program is its own text.
+
+The page's code blocks say what they are: `sh` runs to its end, `sh background` stays, `fails=N` names an exit
+code, `python file=…` is saved, and a `text` block is what the command before it prints (`…` is any text).
+Only two things differ from a reader's shell: ports are free ones, and `make run` does not install anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+DEADLINE_S = 30.0
+UNREACHABLE = 4
+BLOCK = re.compile(r"^```(?P<kind>\w+)(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
+
+@dataclass
+class Block:
+    kind: str
+    info: str
+    body: str
+
+    @property
+    def commands(self) -> list[str]:
+        """What is typed; activating the environment is what `environment` does for the test."""
+        return [line for line in self.body.splitlines() if line and line != ". .venv/bin/activate"]
+
+    @property
+    def exit_code(self) -> int:
+        found = re.search(r"fails=(\d+)", self.info)
+        return int(found[1]) if found else 0
+
+
+def read_blocks() -> list[Block]:
+    return [Block(m["kind"], m["info"], m["body"]) for m in BLOCK.finditer(TUTORIAL.read_text())]
+
+
+class Shell:
+    """A folder that looks like the repository, and the processes that the page leaves running in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: list[subprocess.Popen[bytes]] = []
+        programs = folder / "bin"
+        programs.mkdir(parents=True)
+        for name, words in (("fluxbee", "-m appliance"), ("python", "")):
+            script = programs / name
+            script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
+            script.chmod(0o755)
+        (folder / "tests").symlink_to(ROOT / "tests")
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("FLUXBEE_")},
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _popen(self, command: str) -> subprocess.Popen[bytes]:
+        command = "exec fluxbee run --config var/etc/hive.yaml" if command == "make run" else command
+        return subprocess.Popen(
+            ["/bin/sh", "-c", re.sub(r"^((?:\w+=\S+ )*)(fluxbee|python) ", r"exec env \1\2 ", command)],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self, command: str, exit_code: int) -> str:
+        """Run to the end; a node that is still on its way gets until the deadline."""
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            process = self._popen(command)
+            output = process.communicate(timeout=DEADLINE_S)[0].decode()
+            retry = process.returncode == UNREACHABLE != exit_code and time.monotonic() < deadline
+            if not retry:
+                break
+        assert process.returncode == exit_code, f"{command}\n{output}"
+        return output
+
+    def start(self, command: str, *, wait: bool) -> None:
+        """Leave it running; ``wait`` until it has said something."""
+        process = self._popen(command)
+        self.running.append(process)
+        if wait:
+            assert process.stdout is not None
+            with selectors.DefaultSelector() as ready:
+                ready.register(process.stdout, selectors.EVENT_READ)
+                assert ready.select(DEADLINE_S), f"{command} said nothing"
+            assert process.poll() is None, f"{command}\n{process.stdout.read().decode()}"
+
+    def stop(self) -> dict[str, tuple[int, str]]:
+        """Ctrl-C for the youngest first, as the page ends; exit code and output by command."""
+        ended = {}
+        for process in reversed(self.running):
+            process.send_signal(signal.SIGINT)
+            try:
+                output = process.communicate(timeout=DEADLINE_S)[0].decode()
+            except subprocess.TimeoutExpired:
+                process.kill()
+                output = process.communicate()[0].decode()
+            ended[str(process.args[-1])] = (process.returncode, output)  # type: ignore[index]
+        self.running.clear()
+        return ended
+
+
+def assert_shown(expected: str, output: str) -> None:
+    """Every expected line appears, in that order; `…` stands for any text, and alone for any lines."""
+    position = 0
+    lines = output.splitlines()
+    for wanted in filter(lambda line: line != "…", expected.splitlines()):
+        pattern = re.compile(re.escape(wanted).replace("…", ".*").replace(r"\ ", r"\s+"))
+        found = next((n for n in range(position, len(lines)) if pattern.fullmatch(lines[n].rstrip())), None)
+        assert found is not None, f"{wanted!r} is not in\n{output}"
+        position = found + 1
+
+
+@pytest.fixture
+def shell(tmp_path):
+    # A Unix socket's path has 108 bytes at most; pytest's own folder is short enough, and the hive checks.
+    shell = Shell(tmp_path / "t")
+    config = shell.folder / "var" / "etc" / "hive.yaml"
+    config.parent.mkdir(parents=True)
+    text = (ROOT / "config" / "development.yaml").read_text()
+    config.write_text(re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:0", text) + FREE_PORTS)
+    yield shell
+    shell.stop()
+
+
+FREE_PORTS = """
+admin:
+  listen: 127.0.0.1:0
+"""
+
+
+def test_every_block_of_the_tutorial_is_true(shell):
+    output = ""
+    for block in read_blocks():
+        if block.kind == "python":
+            name = block.info.partition("file=")[2].strip()
+            (shell.folder / name).write_text(block.body)
+            program = [line for line in block.body.splitlines() if line.strip()]
+            assert len(program) <= 15, "a first node fits on a postcard"
+        elif block.kind == "text":
+            assert_shown(block.body, output)
+        elif "background" in block.info:
+            (command,) = block.commands
+            shell.start(command, wait="quiet" not in block.info)
+        else:
+            output = "".join(shell.run(command, block.exit_code) for command in block.commands)
+    ended = shell.stop()
+    tapped = next(text for command, (_, text) in ended.items() if "fluxbee tap" in command)
+    assert "→" in tapped
+    assert tapped.count("Grace") == 2, "the tap shows the question and the reply"
+    hive = next(code for command, (code, _) in ended.items() if "hive.yaml" in command)
+    assert hive == 0, "Ctrl-C is a clean stop"
+
+
+def test_the_page_names_only_files_that_exist():
+    for block in read_blocks():
+        for path in re.findall(r"tests/\S+\.py", block.body):
+            assert (ROOT / path).is_file()

@@ -1,0 +1,31 @@
+"""What holds for all tests: which of them can run here.
+
+Tests marked `privileged` need root. Elsewhere they are deselected, not failed and not silently passed: the
+summary says how many and how to run them.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    privileged = [item for item in items if item.get_closest_marker("privileged")]
+    if privileged:
+        items[:] = [item for item in items if not item.get_closest_marker("privileged")]
+        config.hook.pytest_deselected(items=privileged)
+        config.stash[_LEFT_OUT] = len(privileged)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    count = config.stash.get(_LEFT_OUT, 0)
+    if count:
+        terminalreporter.write_line(f"{count} privileged tests left out: they need root (sudo make test)")
