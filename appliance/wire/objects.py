@@ -22,7 +22,8 @@ def _no_constant(word: str) -> object:
 
 
 _WHITE = re.compile(r"[ \t\n\r]*")
-_value_at = json.JSONDecoder(parse_constant=_no_constant).raw_decode
+# Numbers stay text: converting one of many digits costs quadratic time, and over 4300 digits it is refused.
+_value_at = json.JSONDecoder(parse_constant=_no_constant, parse_int=str, parse_float=str).raw_decode
 
 
 def _skip(text: str, position: int) -> int:
