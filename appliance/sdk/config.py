@@ -21,6 +21,7 @@ from appliance.wire.errors import Damaged, Invalid, Unreachable
 from appliance.wire.ids import NodeUuid, canonical_uuid, new_uuid
 from appliance.wire.names import base_name, fnv1a64
 
+from .managed import LAUNCH_TOKEN_ENV
 from .transport import Transport
 
 __all__ = ["Dial", "NodeConfig", "UuidMode", "load_uuid", "router_candidates"]
@@ -79,7 +80,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     close_timeout_s: float = 2.0
     answer_status: bool | None = None
     answer_echo: bool = False
-    launch_token: str | None = None
+    launch_token: str | None = msgspec.field(default_factory=lambda: os.environ.get(LAUNCH_TOKEN_ENV))
 
     def __post_init__(self) -> None:
         base = base_name(self.name)

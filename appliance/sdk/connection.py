@@ -78,12 +78,13 @@ class Connection:
     async def run(self) -> None:
         """Serve the open connection, and each that follows it, until closed or cancelled."""
         backoff = Backoff()
-        while not self.is_closed:
-            began = anyio.current_time()
+        while True:
             if self._session is not None:
+                began = anyio.current_time()
                 await self._serve(self._session)
                 backoff.lost(anyio.current_time() - began)
-                continue
+            if self.is_closed:
+                return
             await anyio.sleep(backoff.next_wait_s())
             try:
                 self._begin(await open_session(self.config, self.uuid))
@@ -112,7 +113,9 @@ class Connection:
 
     def _note_loss(self, reason: Exception) -> None:
         self.last_loss = str(reason) or type(reason).__name__
-        if self.last_loss != self._logged_reason:  # once per reason, not once per attempt
+        if (
+            self.last_loss != self._logged_reason and not self.is_closed
+        ):  # once per reason, not once per attempt
             log.warning("router_connection_lost node=%s reason=%s", self.config.name, self.last_loss)
         self._logged_reason = self.last_loss
 
@@ -122,7 +125,7 @@ class Connection:
         Raises:
             Unavailable: the node is closed.
         """
-        while not self.is_connected:
+        while self.is_closed or not self.is_connected:
             if self.is_closed:
                 raise closed_error()
             await self._connected.wait()
@@ -213,7 +216,7 @@ class Connection:
     def try_put(self, frame: bytes, deadline_s: float | None = None) -> bool:
         """Queue ``frame`` if there is room now; return whether there was."""
         now = anyio.current_time()
-        if self.is_closed or self._gate.locked() or not self.outbox.has_room(len(frame), now):
+        if self.is_closed or not self.outbox.has_room(len(frame), now):
             return False
         self._put(frame, now, deadline_s)
         return True
@@ -236,7 +239,7 @@ class Connection:
         if self.try_put(frame, deadline_s):
             return
         with anyio.move_on_after(timeout_s) as patience:
-            async with self._gate:  # first come, first served
+            async with self._gate:  # those that wait are served in their order
                 await self._wait_room(len(frame))
                 self._put(frame, anyio.current_time(), deadline_s)
         if patience.cancelled_caught:

@@ -56,13 +56,14 @@ class ConfigContract(msgspec.Struct, frozen=True, kw_only=True):
     examples: tuple[object, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def to_payload(self) -> dict[str, object]:
-        """The ``contract`` object of a CONFIG_RESPONSE."""
+    def to_payload(self) -> dict[str, Json]:
+        """The ``contract`` object of a CONFIG_RESPONSE, as plain JSON values."""
+        own: dict[str, Json] = msgspec.json.decode(msgspec.json.encode(self))
         return {
             "supports": [verbs.CONFIG_GET, verbs.CONFIG_SET],
             "target": verbs.NODE_CONTROL_TARGET,
             "apply_modes": [APPLY_MODE_REPLACE],
-            **msgspec.to_builtins(self),
+            **own,
         }
 
 
@@ -176,7 +177,7 @@ class NodeControl:
             schema_version=None if in_force is None else in_force.schema_version,
             config_version=None if in_force is None else in_force.config_version,
             effective_config=None if in_force is None else redact_fields(in_force.config, fields),
-            contract=self.contract.to_payload(),  # type: ignore[arg-type]  # JSON values by construction
+            contract=self.contract.to_payload(),
         )
 
     def _refusal(self, node_name: str, code: str, text: str) -> ConfigResponse:

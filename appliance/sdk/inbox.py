@@ -34,7 +34,17 @@ class Inbox:
         wide_limit: the same while :attr:`wide` is set.
     """
 
-    __slots__ = ("_closed", "_consumers", "_items", "_space", "_taken", "limit", "wide", "wide_limit")
+    __slots__ = (
+        "_closed",
+        "_consumers",
+        "_items",
+        "_space",
+        "_taken",
+        "dropped",
+        "limit",
+        "wide",
+        "wide_limit",
+    )
 
     def __init__(self, *, limit: int, wide_limit: int) -> None:
         self.limit = limit
@@ -45,6 +55,7 @@ class Inbox:
         self._space: anyio.Event | None = None
         self._closed = False
         self._taken = 0
+        self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -60,7 +71,10 @@ class Inbox:
         return len(self._items) >= self.bound
 
     def put(self, message: Message) -> None:
-        """Append; the reader asks :attr:`is_full` between messages."""
+        """Append; the reader asks :attr:`is_full` between messages. Once closed: dropped and counted."""
+        if self._closed:
+            self.dropped += 1
+            return
         self._items.append(message)
         self._wake_one()
 

@@ -16,6 +16,7 @@ class NodeStatistics(msgspec.Struct, frozen=True, kw_only=True):
         frames_in, frames_out: whole frames read, and handed to the kernel.
         undecodable: frames that were no message; the connection was kept.
         inbound_held: messages that wait for the author.
+        inbound_dropped: messages that came after the receiver was closed.
         outbound_held: messages that wait to be sent.
         outbound_expired: messages dropped because no connection came within their deadline.
         requests_refused: requests that ended with a router-made error.
@@ -37,6 +38,7 @@ class NodeStatistics(msgspec.Struct, frozen=True, kw_only=True):
     undecodable: int
     last_undecodable: str | None
     inbound_held: int
+    inbound_dropped: int
     outbound_held: int
     outbound_held_bytes: int
     outbound_expired: int
