@@ -1,0 +1,198 @@
+"""What the writer thread does: one finished job at a time, prepared on the loop, mostly one system call.
+
+A job carries bytes, offsets and descriptors; ``run`` only calls the disk and keeps what it learned in its
+slots. It decides nothing and retries nothing. After ``run`` raised, nothing that the job wrote is trusted.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from appliance.store.journal_pending import Frame, Tail
+from appliance.system.disk import Buffer, Disk
+
+__all__ = ["CloseJob", "Job", "Roll", "SyncJob", "TrimJob", "WriteJob"]
+
+
+class Job:
+    """One piece of work; ``finished`` is set after ``run`` ended, ``error`` says how.
+
+    ``settled`` is for the loop: whether the outcome was taken already (a job can be taken early).
+    """
+
+    __slots__ = ("error", "finished", "settled")
+
+    def __init__(self) -> None:
+        self.error: OSError | None = None
+        self.finished = threading.Event()
+        self.settled = False
+
+    def run(self, disk: Disk) -> None:
+        """Do it; raises ``OSError``."""
+        raise NotImplementedError
+
+    def perform(self, disk: Disk) -> None:
+        """Run and record the outcome; never raises ``OSError``, and looks failed after anything else."""
+        self.error = OSError(errno.EIO, "the journal's writer ended unexpectedly")
+        try:
+            self.run(disk)
+            self.error = None
+        except OSError as exc:
+            self.error = exc
+        finally:
+            self.finished.set()
+
+
+class Roll:
+    """Closing one segment and starting the next.
+
+    ``old_fd`` None: there is no segment to finish. ``finish`` False: the old one failed and is only closed
+    (its valid end is recorded in the new header). Otherwise it is cut to ``old_end`` if it is longer, and
+    synced, before the new file exists: whoever finds the new file may trust the old one up to ``old_end``.
+    """
+
+    __slots__ = ("cut", "directory", "finish", "name", "old_end", "old_fd")
+
+    def __init__(
+        self, directory: Path, name: str, *, old_fd: int | None, old_end: int, cut: bool, finish: bool
+    ) -> None:
+        self.directory = directory
+        self.name = name
+        self.old_fd = old_fd
+        self.old_end = old_end
+        self.cut = cut
+        self.finish = finish
+
+    def run(self, disk: Disk, buffers: Sequence[Buffer]) -> tuple[int, int]:
+        """Create the new segment with ``buffers`` (header first); returns its descriptor and bytes."""
+        if self.old_fd is not None and self.finish:
+            if self.cut:
+                disk.truncate(self.old_fd, self.old_end)
+            disk.sync(self.old_fd)
+        path = self.directory / self.name
+        fd = disk.create(path)
+        try:
+            written = disk.pwrite(fd, buffers, 0, sync=True)
+            disk.sync_dir(self.directory)
+        except OSError:
+            self._undo(disk, fd, path)
+            raise
+        if self.old_fd is not None:
+            disk.close(self.old_fd)
+        return fd, written
+
+    @staticmethod
+    def _undo(disk: Disk, fd: int, path: Path) -> None:
+        try:
+            disk.close(fd)
+            disk.unlink(path)
+        except OSError:
+            return  # outside the chain of segments it does no harm; the next open removes it
+
+
+class WriteJob(Job):
+    """Groups at the end of ``tail``; with a ``roll``, as the first bytes of a new segment.
+
+    ``end`` and ``last_seq`` say where valid bytes and sequence numbers end when it is done; ``sync``: these
+    bytes are on the medium then. ``frames`` are what it carries (none for a mark).
+    """
+
+    __slots__ = (
+        "buffers",
+        "end",
+        "frames",
+        "last_seq",
+        "offset",
+        "roll",
+        "sync",
+        "tail",
+        "written",
+        "zeroed",
+    )
+
+    def __init__(
+        self, tail: Tail, buffers: Sequence[Buffer], offset: int, *, sync: bool, roll: Roll | None = None
+    ) -> None:
+        super().__init__()
+        self.tail = tail
+        self.buffers = buffers
+        self.offset = offset
+        self.sync = sync
+        self.roll = roll
+        self.frames: Sequence[Frame] = ()
+        self.end = offset
+        self.last_seq = 0
+        self.zeroed = 0
+        self.written = 0
+
+    def run(self, disk: Disk) -> None:
+        """One ``pwrite``; with a roll, the new segment's first one."""
+        if self.roll is not None:
+            self.tail.fd, self.written = self.roll.run(disk, self.buffers)
+        else:
+            self.written = disk.pwrite(self.tail.fd, self.buffers, self.offset, sync=self.sync)
+
+
+class SyncJob(Job):
+    """``fdatasync``; covers everything that was written before it was planned: ``end`` and ``last_seq``."""
+
+    __slots__ = ("end", "fd", "last_seq")
+
+    def __init__(self, fd: int, end: int, last_seq: int) -> None:
+        super().__init__()
+        self.fd = fd
+        self.end = end
+        self.last_seq = last_seq
+
+    def run(self, disk: Disk) -> None:
+        """One call."""
+        disk.sync(self.fd)
+
+
+class TrimJob(Job):
+    """Remove files that retention gave up, oldest first; what fails is counted and tried at the next open."""
+
+    __slots__ = ("directory", "failed", "names")
+
+    def __init__(self, directory: Path, names: Sequence[str]) -> None:
+        super().__init__()
+        self.directory = directory
+        self.names = names
+        self.failed = 0
+
+    def run(self, disk: Disk) -> None:
+        """Unlink each, then make the removal itself durable."""
+        for name in self.names:
+            try:
+                disk.unlink(self.directory / name)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                self.failed += 1
+        disk.sync_dir(self.directory)
+
+
+class CloseJob(Job):
+    """Cut the zeros behind the last group and write the clean mark, synced."""
+
+    __slots__ = ("cut", "fd", "mark", "offset", "written")
+
+    def __init__(self, fd: int, offset: int, mark: Sequence[Buffer], *, cut: bool) -> None:
+        super().__init__()
+        self.fd = fd
+        self.offset = offset
+        self.mark = mark
+        self.cut = cut
+        self.written = 0
+
+    def run(self, disk: Disk) -> None:
+        """Truncate if needed, one synced write, close."""
+        try:
+            if self.cut:
+                disk.truncate(self.fd, self.offset)
+            self.written = disk.pwrite(self.fd, self.mark, self.offset, sync=True)
+        finally:
+            disk.close(self.fd)
