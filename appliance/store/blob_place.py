@@ -88,17 +88,16 @@ class BlobPlace:
     def move(self, source: int, old: str, area: str, name: str, *, durable: bool = False) -> None:
         """Rename ``old`` in directory ``source`` to its place in ``area``, replacing equal content there."""
         for attempt in range(_MOVE_ATTEMPTS):
-            with self.folder(area, name, create=True) as target:
-                try:
+            try:
+                with self.folder(area, name, create=True) as target:
                     os.rename(old, name, src_dir_fd=source, dst_dir_fd=target)
-                except FileNotFoundError:
-                    # Either the source is gone, or collection took the empty target directory.
-                    if attempt + 1 == _MOVE_ATTEMPTS or regular_file(old, source) is None:
-                        raise
-                    continue
-                if durable:
-                    os.fsync(target)
-            break
+                    if durable:
+                        os.fsync(target)
+                break
+            except FileNotFoundError:
+                # Either collection took the empty target directory, or the source is gone.
+                if attempt + 1 == _MOVE_ATTEMPTS or regular_file(old, source) is None:
+                    raise
         if durable:
             with self.area(area, create=False) as parent:
                 os.fsync(parent)  # the directory of the prefix may be new

@@ -3,9 +3,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import stat
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -528,3 +531,60 @@ def test_the_async_face_offers_the_same(toolkit: BlobToolkit, tmp_path: Path) ->
         assert (await blobs.run_gc()).active.scanned_files == 1
 
     trio.run(main)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.privileged
+def test_a_full_disk_leaves_nothing_half_made(small_disk: Path, tmp_path: Path) -> None:
+    toolkit = BlobToolkit(small_disk / "blob")
+    kept = toolkit.put_bytes(b"k" * 50_000, "kept.bin")
+    toolkit.promote(kept)
+    source = tmp_path / "big"
+    source.write_bytes(os.urandom(400_000))
+    for call in (lambda: toolkit.put(source), lambda: toolkit.put_bytes(source.read_bytes(), "big")):
+        with pytest.raises(Unavailable) as caught:
+            call()
+        assert caught.value.code == "BLOB_IO_ERROR"
+        assert "No space left" in str(caught.value)
+    assert files_below(small_disk / "blob") == [f"active/{toolkit.prefix(kept.blob_name)}/{kept.blob_name}"]
+    toolkit.promote(toolkit.put_bytes(b"s" * 50_000, "small.bin"))
+
+
+@pytest.mark.process
+def test_a_killed_writer_leaves_only_a_temporary_file(toolkit: BlobToolkit) -> None:
+    toolkit.put_bytes(b"first", "first.txt")  # makes the directories
+    before = files_below(toolkit.root)
+    ready, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+
+        def endless() -> Iterator[bytes]:
+            yield b"half a blob"
+            os.write(go, b"x")
+            while True:
+                time.sleep(1)
+
+        try:
+            toolkit._stage(endless(), "victim.bin", None)
+        finally:
+            os._exit(1)
+    os.read(ready, 1)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(ready)
+    os.close(go)
+    (left,) = set(files_below(toolkit.root)) - set(before)
+    assert left.startswith("staging/.put-")
+    age(toolkit.root / left, 2 * DAY, now=time.time())
+    toolkit.run_gc(BlobGcOptions(apply=True))
+    assert files_below(toolkit.root) == before
