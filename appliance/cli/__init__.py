@@ -22,9 +22,15 @@ from .output import ExitCode, print_failure
 __all__ = ["VERB_MODULES", "build_parser", "main"]
 
 VERB_MODULES = (
+    "run",
+    "status",
+    "node",
+    "send",
+    "tap",
     "config",
     "completion",
     "version",
+    "selfcheck",
     "selfcheck",
 )
 """Modules of this package with ``add_parser(subparsers)``, in the order of ``fluxbee --help``."""

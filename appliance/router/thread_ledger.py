@@ -9,13 +9,15 @@ Whether there was a cut is told by a record with the boot id at each start and o
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
+from appliance.store.journal_types import Gap
 from appliance.store.layouts import THREAD_SEQ
 from appliance.store.region import SLICE_PUTS, Environment
+from appliance.store.replay import Replayed
 from appliance.wire.errors import FluxbeeError
 
 __all__ = ["CEILING_STEP", "LedgerJournal", "LedgerStatistics", "ThreadLedger"]
@@ -39,8 +41,12 @@ class LedgerJournal(Protocol):
         """Into the page cache now; returns the first sequence number."""
         ...
 
-    async def append_many(self, records: Sequence[bytes]) -> tuple[int, int]:
-        """Durable on return."""
+    async def append_many(self, records: Sequence[bytes]) -> object:
+        """Accepted on return."""
+        ...
+
+    async def sync(self) -> None:
+        """Everything accepted so far is on the medium on return."""
         ...
 
 
@@ -63,6 +69,7 @@ class ThreadLedger:
         self._boot = boot_id.encode()
         self._last_boot = b""
         self._stopped = True
+        self._damaged = False
         self._floor = 0
         self._ceiling = 0
         self._top = 0
@@ -71,25 +78,35 @@ class ThreadLedger:
 
     # --- starting and stopping -----------------------------------------------------------------------------
 
-    def replay(self, records: Iterable[tuple[int, bytes]]) -> None:
-        """Read the whole journal: ``(sequence, record)`` from the base image on."""
+    async def replay(self, stored: AsyncIterator[Replayed]) -> None:
+        """Read the whole journal; the region is rebuilt where it is not the journal's view any more.
+
+        A damaged stretch may have held the newest reservations of any thread: all go on above the ceiling.
+        """
         rebuilding = _REGION in self._environment.opened.rebuild
         applied = 0 if rebuilding else self._environment.applied_seq(_REGION)
         if rebuilding:
             self._environment.reset(_REGION)
         last = applied
-        fresh: dict[bytes, int] = {}
-        for sequence, record in records:
-            bound = self._take(record)
-            if bound is not None and (rebuilding or sequence > applied):
-                fresh[bound[0]] = bound[1]
-            last = max(last, sequence)
-            if len(fresh) >= SLICE_PUTS:
-                self._store(fresh.items(), None)
-                fresh = {}
-        self._store(fresh.items(), None if rebuilding else last)
+        async for part in stored:
+            if isinstance(part, Gap):
+                self._damaged = True
+                continue
+            fresh: dict[bytes, int] = {}
+            for sequence, record in part:
+                bound = self._take(record)
+                if bound is not None and (rebuilding or sequence > applied):
+                    fresh[bound[0]] = bound[1]
+                last = max(last, sequence)
+            self._rebuild(list(fresh.items()))
         if rebuilding:
             self._environment.finish_rebuild(_REGION, applied_seq=last)
+        elif last > applied:
+            self._store((), last)
+
+    def _rebuild(self, bounds: list[tuple[bytes, int]]) -> None:
+        for start in range(0, len(bounds), SLICE_PUTS):
+            self._store(bounds[start : start + SLICE_PUTS], None)
 
     def _take(self, record: bytes) -> tuple[bytes, int] | None:
         kind = record[:1]
@@ -110,16 +127,20 @@ class ThreadLedger:
     async def begin(self) -> None:
         """Note this start; after a power cut lift every thread above the ceiling. Durable on return."""
         records = []
-        if not self._stopped and self._last_boot != self._boot:
+        if self._damaged or (not self._stopped and self._last_boot != self._boot):
             self._floor = max(self._ceiling, self._top)
             records.append(_NUMBER.pack(_FLOOR, self._floor))
         self._ceiling = max(self._ceiling, self._floor + CEILING_STEP, self._top + CEILING_STEP)
         records += [_NUMBER.pack(_CEILING, self._ceiling), _BOOT + self._boot]
-        await self._journal.append_many(records)
+        await self._durably(records)
 
     async def end(self) -> None:
         """Note a clean stop. Durable on return."""
-        await self._journal.append_many([_STOP])
+        await self._durably([_STOP])
+
+    async def _durably(self, records: list[bytes]) -> None:
+        await self._journal.append_many(records)
+        await self._journal.sync()
 
     # --- ThreadStore ---------------------------------------------------------------------------------------
 
@@ -160,7 +181,7 @@ class ThreadLedger:
     async def raise_ceiling(self) -> None:
         """Sync a higher ceiling; until it is on disk the old one counts."""
         ceiling = self._top + 2 * CEILING_STEP
-        await self._journal.append_many([_NUMBER.pack(_CEILING, ceiling)])
+        await self._durably([_NUMBER.pack(_CEILING, ceiling)])
         self._ceiling = ceiling
 
     def image(self) -> tuple[int, Iterator[bytes]]:

@@ -7,7 +7,6 @@ keeper says about the planes, what this plane's own journals say. Nothing polls,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import msgspec
 import trio
@@ -30,6 +29,7 @@ class PlaneState(msgspec.Struct, frozen=True):
     name: str
     state: str
     restarts: int
+    why: str | None = None
 
 
 class JournalState(msgspec.Struct, frozen=True):
@@ -44,6 +44,7 @@ class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
 
     reasons: tuple[str, ...]
     facts: dict[str, str | int | float | bool]
+    planes: tuple[PlaneState, ...] = ()
 
 
 class _RouterStatus(msgspec.Struct):
@@ -79,9 +80,31 @@ class HealthService:
         self._journals = journals
         self.node: Node | None = None
 
+    async def serve(self, node: Node) -> None:
+        """Answer HEALTH_GET until the node is closed."""
+        self.node = node
+        async for message in node.receiver:
+            if message.meta.type == verbs.SYSTEM and message.meta.msg == verbs.HEALTH_GET:
+                report = await self.report()
+                payload = {
+                    "status": "ok",
+                    "reasons": report.reasons,
+                    "planes": report.planes,
+                    "facts": report.facts,
+                }
+                answer = system_message(
+                    src=node.uuid,
+                    dst=message.routing.src,
+                    verb=verbs.response_verb(verbs.HEALTH_GET),
+                    payload=payload,
+                    trace_id=message.routing.trace_id,
+                )
+                await node.send(answer)
+
     async def report(self) -> HealthReport:
         """Ask everybody at once; who does not answer in time is a reason."""
         reasons: list[str] = []
+        planes: list[PlaneState] = []
         facts: dict[str, str | int | float | bool] = {
             "version": __version__,
             "hive_id": self._hive,
@@ -90,11 +113,11 @@ class HealthService:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_router, reasons, facts)
             if self._planes is not None:
-                nursery.start_soon(self._ask_keeper, self._planes, reasons, facts)
+                nursery.start_soon(self._ask_keeper, self._planes, reasons, planes)
         reasons += [_failed(journal) for journal in self._journals() if journal.failure]
-        return HealthReport(reasons=tuple(reasons), facts=facts)
+        return HealthReport(reasons=tuple(reasons), facts=facts, planes=tuple(planes))
 
-    async def _ask_router(self, reasons: list[str], facts: dict[str, Any]) -> None:
+    async def _ask_router(self, reasons: list[str], facts: dict[str, str | int | float | bool]) -> None:
         node = self.node
         if node is None or not node.is_connected:
             reasons.append("the router is not connected")
@@ -113,19 +136,15 @@ class HealthService:
 
     async def _ask_keeper(
         self,
-        planes: Callable[[], Awaitable[Sequence[PlaneState]]],
+        ask: Callable[[], Awaitable[Sequence[PlaneState]]],
         reasons: list[str],
-        facts: dict[str, Any],
+        planes: list[PlaneState],
     ) -> None:
         try:
-            states = await planes()
+            planes += await ask()
         except FluxbeeError as error:
             reasons.append(f"the keeper does not answer: {error.message}")
-            return
-        for plane in states:
-            facts[f"plane.{plane.name}"] = plane.state
-            if plane.state != "running":
-                reasons.append(f"plane {plane.name} is {plane.state}")
+        reasons += [f"plane {plane.name} is {plane.state}" for plane in planes if plane.state != "ready"]
 
 
 def _failed(journal: JournalState) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "ECHO",
     "ECHO_REPLY",
     "GATEWAY_UNAVAILABLE",
+    "HEALTH_GET",
     "HELLO",
     "NODE_CONGESTED",
     "NODE_CONTROL_TARGET",
@@ -114,6 +115,9 @@ ROUTER_STATISTICS: Final = "ROUTER_STATISTICS"
 ROUTER_EXPLAIN: Final = "ROUTER_EXPLAIN"
 ROUTER_TAP: Final = "ROUTER_TAP"
 ROUTER_TAP_EVENT: Final = "ROUTER_TAP_EVENT"
+
+# how the hive is, answered by SY.health
+HEALTH_GET: Final = "HEALTH_GET"
 
 
 def response_verb(verb: str) -> str:

@@ -1,0 +1,349 @@
+"""The composition root: settings in, planes out. The only file that knows everybody.
+
+:func:`run` makes the keeper and gives it the planes; each plane's main function binds rooms together in one
+trio loop. Planes meet only in messages and regions, so ``planes: together`` runs the same three bodies in one
+process (``design.md §4``).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+import msgspec
+import trio
+
+from appliance.http import DoorConfig, Health, health_routes, json_router, serve
+from appliance.keeper import EX_CLEAN, EX_CONFIG, EX_SOFTWARE, TOGETHER_PLANE, Keeper, PlaneContext, PlaneMain
+from appliance.keeper.trio_plane import TrioPlane
+from appliance.link.keys import load_hive_key
+from appliance.router.config import EngineSettings
+from appliance.router.connection import Peer
+from appliance.router.outbox import Limits
+from appliance.router.plane import DataPlane, DataPlaneConfig
+from appliance.router.turns import TurnBudget
+from appliance.sdk import Dial, Node
+from appliance.services.config_routes import RouteLimits, RouteService
+from appliance.services.health import HealthService, PlaneState
+from appliance.services.runtime import run_service
+from appliance.settings import Configuration, Settings
+from appliance.store.generations import GenerationPage
+from appliance.store.region_admit import CONTROL, LIVE
+from appliance.system import log as logs
+from appliance.system.paths import Paths
+from appliance.wire.errors import FluxbeeError, Misconfigured
+from appliance.wire.names import full_name
+
+__all__ = ["Hive", "control_plane", "data_plane", "plane_mode", "run", "world_plane"]
+
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long another thread may hold the interpreter while a plane's loop waits (``design.md §4``)."""
+
+TOGETHER_BELOW_BYTES: Final = 512 << 20
+"""``planes: auto`` runs one process on a box with less memory than this, or one core."""
+
+log = logs.get_logger("app")
+
+
+class Hive(msgspec.Struct, frozen=True, kw_only=True):
+    """Who this box is and where its things lie; made once, before any plane starts."""
+
+    settings: Settings
+    paths: Paths
+    hive_id: str
+    router_name: str
+
+    @classmethod
+    def of(cls, configuration: Configuration) -> Hive:
+        """From the configuration; a box without a name is called after its key.
+
+        Raises:
+            Damaged, Unavailable: the key cannot be read or made.
+        """
+        settings = configuration.settings
+        paths = Paths(settings.root)
+        hive_id = settings.hive_id or load_hive_key(paths.state).unclaimed_id
+        name = full_name(settings.routing.router_name or settings.wan.gateway_name, hive_id)
+        return cls(settings=settings, paths=paths, hive_id=hive_id, router_name=name)
+
+    def data_plane_config(self) -> DataPlaneConfig:
+        """What the data plane needs of the settings."""
+        settings = self.settings
+        queues = settings.queues
+        security = settings.security
+        return DataPlaneConfig(
+            engine=EngineSettings(
+                hive=self.hive_id,
+                router_uuid="",
+                router_name=self.router_name,
+                queues=Limits(
+                    frames=queues.frames,
+                    size_bytes=queues.bytes,
+                    pause_s=queues.pause_ms / 1000,
+                    stall_s=queues.stall_ms / 1000,
+                ),
+                max_nodes=settings.limits.nodes,
+                system_uids=frozenset({0, *security.system_uids}),
+                admin_nodes=security.admin_nodes,
+                open_security=security.local == "open",
+                static_override=settings.routing.static_override,
+            ),
+            socket_mode=security.socket_mode_bits,
+            socket_group=security.socket_group,
+            thread_capacity=settings.limits.threads,
+            turn_budget=TurnBudget(
+                rate_bytes_per_s=settings.turns.rate_bytes_per_s,
+                burst_bytes=settings.turns.burst_bytes,
+                daily_bytes=settings.turns.daily_bytes,
+            ),
+            turns_keep_bytes=settings.turns.keep_bytes,
+            turns_keep_s=settings.turns.keep_days * 86_400.0,
+            live=msgspec.structs.replace(LIVE, map_bytes=settings.regions.tmpfs_map_bytes),
+        )
+
+
+# --- the bodies of the planes --------------------------------------------------------------------------
+
+
+class Seams(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plane's body needs from the process that it runs in.
+
+    Attributes:
+        dial: makes, for a service's name, the function that connects it to the router.
+        page: where generations are announced.
+        own_eventfd: readable when another plane announced something; ``None`` in one process.
+        planes: what the keeper says about the planes; ``None`` without a keeper.
+    """
+
+    dial: Callable[[str], Dial]
+    page: GenerationPage
+    own_eventfd: int | None = None
+    planes: Callable[[], Awaitable[Sequence[PlaneState]]] | None = None
+
+
+async def data_plane(
+    hive: Hive,
+    page: GenerationPage,
+    *,
+    own_eventfd: int | None = None,
+    task_status: trio.TaskStatus[DataPlane] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Route until cancelled; started means that nodes can connect."""
+    plane = DataPlane(hive.data_plane_config(), hive.paths, page, own_eventfd=own_eventfd)
+    await plane.run(task_status=task_status)
+
+
+async def control_plane(
+    hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the SY.* services and the admin door until cancelled; started with the door's address."""
+    settings = hive.settings
+    routes = RouteService(
+        hive.hive_id,
+        hive.paths,
+        seams.page,
+        limits=RouteLimits(settings.limits.static_routes, settings.limits.vpn_rules),
+        admin_nodes=("*",) if settings.security.local == "open" else settings.security.admin_nodes,
+        environment=msgspec.structs.replace(CONTROL, map_bytes=settings.regions.disk_map_bytes),
+    )
+    health = HealthService(hive.hive_id, settings.role, planes=seams.planes, journals=routes.journals)
+
+    async def admin_health() -> Health:
+        report = await health.report()
+        planes = {f"plane.{plane.name}": plane.state for plane in report.planes}
+        return Health(reasons=report.reasons, facts={**report.facts, **planes})
+
+    async with trio.open_nursery() as nursery, routes:
+        for name, body in (("SY.config.routes", routes.serve), ("SY.health", health.serve)):
+            service = partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths)
+            nursery.start_soon(service, name=name)
+        door = DoorConfig(
+            name="admin", listen=settings.admin.listen, key="admin.listen", token=settings.http.token
+        )
+        application = json_router(health_routes(admin_health))
+        opened = await nursery.start(serve, application, door)
+        task_status.started(str(opened.addresses[0]))
+        await trio.sleep_forever()
+
+
+async def world_plane(
+    hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Be present as SY.world until cancelled: it answers status and echo; the world's rooms bind here."""
+    task_status.started()
+    await run_service("SY.world", _present, dial=seams.dial("SY.world"), paths=hive.paths)
+
+
+async def _present(node: Node) -> None:
+    async for _ in node.receiver:
+        pass  # status and echo are answered by the SDK; nothing else is for this node yet
+
+
+# --- planes as processes of the keeper -------------------------------------------------------------------
+
+
+def _in_plane(body: Callable[[TrioPlane, GenerationPage], Awaitable[None]], hive: Hive) -> PlaneMain:
+    """A plane's main function: a trio loop with the keeper's orders and one body, until told to stop."""
+
+    def main(context: PlaneContext) -> int:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        gc.freeze()
+        try:
+            trio.run(_live, body, hive, context)
+        except (FluxbeeError, BaseExceptionGroup) as error:
+            leaves = list(_leaves(error))
+            if not all(isinstance(leaf, FluxbeeError) for leaf in leaves):
+                raise
+            for leaf in leaves:
+                log.error("plane_failed", code="FX001", error=str(leaf), remedy=getattr(leaf, "remedy", ""))
+            return EX_CONFIG if any(isinstance(leaf, Misconfigured) for leaf in leaves) else EX_SOFTWARE
+        return EX_CLEAN
+
+    return main
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+async def _live(
+    body: Callable[[TrioPlane, GenerationPage], Awaitable[None]], hive: Hive, context: PlaneContext
+) -> None:
+    keeper = TrioPlane(context)
+    page = GenerationPage.create(hive.paths.generations)
+    for name, fd in context.eventfds.items():
+        if name != context.name:
+            page.add_waker(fd)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        async with trio.open_nursery() as inner:
+            inner.start_soon(body, keeper, page)
+            await keeper.wait_stop()
+            inner.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+def _dial_through(keeper: TrioPlane) -> Callable[[str], Dial]:
+    def for_service(name: str) -> Dial:
+        async def dial() -> socket.socket:
+            return await keeper.open_link(name)
+
+        return dial
+
+    return for_service
+
+
+def _dial_into(plane: DataPlane, name: str) -> Callable[[str], Dial]:
+    def for_service(service: str) -> Dial:
+        async def dial() -> socket.socket:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            plane.attach(theirs, Peer(plane=name))
+            await trio.lowlevel.checkpoint()
+            return ours
+
+        return dial
+
+    return for_service
+
+
+async def _take_links(keeper: TrioPlane, plane: DataPlane) -> None:
+    async for link in keeper.links:
+        plane.attach(link.sock, Peer(plane=link.plane))
+
+
+def _keeper_seams(keeper: TrioPlane, page: GenerationPage, dial: Callable[[str], Dial]) -> Seams:
+    async def planes() -> Sequence[PlaneState]:
+        status = await keeper.status(timeout_s=0.7)
+        return [
+            PlaneState(one.name, one.state, one.restarts, one.parked or one.last_exit)
+            for one in status.planes
+        ]
+
+    return Seams(
+        dial=dial,
+        page=page,
+        own_eventfd=keeper.context.eventfds.get(keeper.context.name),
+        planes=planes,
+    )
+
+
+def _plane_bodies(hive: Hive) -> dict[str, Callable[[TrioPlane, GenerationPage], Awaitable[None]]]:
+    async def data(keeper: TrioPlane, page: GenerationPage) -> None:
+        eventfd = keeper.context.eventfds.get(keeper.context.name)
+        async with trio.open_nursery() as nursery:
+            plane = await nursery.start(partial(data_plane, hive, page, own_eventfd=eventfd))
+            nursery.start_soon(_take_links, keeper, plane)
+            await keeper.ready()
+
+    async def control(keeper: TrioPlane, page: GenerationPage) -> None:
+        seams = _keeper_seams(keeper, page, _dial_through(keeper))
+        async with trio.open_nursery() as nursery:
+            address = await nursery.start(control_plane, hive, seams)
+            log.info("admin_listens", address=f"http://{address}")
+            await keeper.ready()
+
+    async def world(keeper: TrioPlane, page: GenerationPage) -> None:
+        seams = _keeper_seams(keeper, page, _dial_through(keeper))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(world_plane, hive, seams)
+            await keeper.ready()
+
+    async def everything(keeper: TrioPlane, page: GenerationPage) -> None:
+        async with trio.open_nursery() as routing:
+            plane = await routing.start(data_plane, hive, page)
+            async with trio.open_nursery() as services:
+                seams = _keeper_seams(keeper, page, _dial_into(plane, "control"))
+                address = await services.start(control_plane, hive, seams)
+                await services.start(world_plane, hive, seams)
+                log.info("admin_listens", address=f"http://{address}")
+                await keeper.ready()
+
+    return {"data": data, "control": control, "world": world, TOGETHER_PLANE: everything}
+
+
+def plane_mode(settings: Settings, *, cores: int, memory_bytes: int) -> str:
+    """``together`` or ``apart``; ``auto`` decides by the size of the box (``design.md §4``)."""
+    if settings.planes != "auto":
+        return settings.planes
+    return "together" if cores < 2 or memory_bytes < TOGETHER_BELOW_BYTES else "apart"
+
+
+def run(configuration: Configuration, *, ready: Callable[[Hive, str], None] | None = None) -> int:
+    """Run the appliance until it is told to stop.
+
+    Args:
+        configuration: what ``fluxbee config check`` accepts.
+        ready: called in the parent before the planes start, with the planes' mode; for a greeting.
+
+    Returns:
+        exit code: 0 clean stop, 70 every plane failed, 75 something had to be killed, 78 configuration.
+
+    Raises:
+        Conflict: another one runs here.
+        Misconfigured, Unavailable, Damaged: it cannot start.
+    """
+    settings = configuration.settings
+    logs.configure(level=settings.log.level, format=settings.log.format)
+    logs.bridge_stdlib()
+    hive = Hive.of(configuration)
+    for notice in configuration.notices:
+        log.warning("configuration_notice", code=notice.code, setting=notice.key, notice=notice.message)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    mode = plane_mode(settings, cores=len(os.sched_getaffinity(0)), memory_bytes=pages)
+    names = (TOGETHER_PLANE,) if mode == "together" else ("data", "control", "world")
+    bodies = _plane_bodies(hive)
+    hive.paths.run.mkdir(parents=True, exist_ok=True)
+    if ready is not None:
+        ready(hive, mode)
+    keeper = Keeper({name: _in_plane(bodies[name], hive) for name in names}, run_directory=hive.paths.run)
+    gc.collect()
+    return keeper.run()

@@ -1,0 +1,266 @@
+"""The data plane's body: journals, regions, engine and shell put together, and kept up.
+
+Order of starting: the listening socket comes last, when tables and counters stand; a node that connects in
+between waits in the backlog. Business nodes are held until the route configuration has been read once.
+Order of stopping: what was acknowledged is in the journals; they are closed with their clean mark.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from functools import partial
+from typing import Final
+
+import msgspec
+import trio
+
+from appliance.store.generations import GenerationPage
+from appliance.store.journal import Journal
+from appliance.store.journal_types import JournalSpec, JournalStatistics
+from appliance.store.layouts import NODES, ROUTERS, THREADS, RouterRow
+from appliance.store.region import Environment
+from appliance.store.region_admit import CONTROL, LIVE, EnvironmentFiles, EnvironmentSpec
+from appliance.store.replay import replay
+from appliance.system.boot import boot_id
+from appliance.system.log import get_logger
+from appliance.system.paths import Paths
+from appliance.wire.errors import FluxbeeError
+
+from .config import EngineSettings
+from .config_view import ConfigView
+from .connection import Peer
+from .engine import Engine
+from .identity import load_router_uuid
+from .listen import listen_for_nodes
+from .live_regions import LiveRegions
+from .shell import Shell
+from .thread_ledger import ThreadLedger
+from .threads import ThreadCounters
+from .turns import TurnBudget, TurnLog
+
+__all__ = ["DataPlane", "DataPlaneConfig"]
+
+_TURNS: Final = "storage.turns"
+_THREADS: Final = "threads"
+_UPKEEP_S: Final = 5.0
+_IMAGE_AFTER_BYTES: Final = 8 << 20
+"""A base image of the thread ledger is due after so many bytes of reservations."""
+
+log = get_logger("router")
+
+
+class DataPlaneConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What the data plane takes from ``hive.yaml``; ``engine.router_uuid`` comes from the identity file."""
+
+    engine: EngineSettings
+    socket_mode: int = 0o660
+    socket_group: str = "fluxbee"
+    thread_capacity: int = 65_536
+    turn_budget: TurnBudget = TurnBudget()
+    turns_keep_bytes: int = 2_000_000_000
+    turns_keep_s: float = 7 * 86_400.0
+    live: EnvironmentSpec = LIVE
+
+
+class DataPlane:
+    """One router with everything it keeps. Run it once.
+
+    Args:
+        config: settings.
+        paths: where things lie.
+        page: where generations are announced and read.
+        own_eventfd: readable when another process announced a generation; ``None`` when there is none.
+    """
+
+    def __init__(
+        self, config: DataPlaneConfig, paths: Paths, page: GenerationPage, *, own_eventfd: int | None = None
+    ) -> None:
+        self._config = config
+        self._paths = paths
+        self._page = page
+        self._eventfd = own_eventfd
+        self._scopes: list[trio.CancelScope] = []
+        self._own_waker: int | None = None
+
+    def attach(self, sock: socket.socket, peer: Peer) -> None:
+        """Take a plane's end of a socketpair as a connection of the appliance itself."""
+        self.shell.attach(sock, peer)
+
+    async def run(self, *, task_status: trio.TaskStatus[DataPlane] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; started means that nodes can connect.
+
+        Raises:
+            Conflict: another router runs here.
+            Unavailable, Damaged, Misconfigured: it cannot start; the message says why.
+        """
+        paths, settings = self._paths, self._config.engine
+        path = paths.router_identity(settings.router_name)
+        uuid = load_router_uuid(path, settings.router_name, int(time.time()))
+        settings = msgspec.structs.replace(settings, router_uuid=uuid)
+        async with trio.open_nursery() as nursery:
+            self._open_regions(settings)
+            try:
+                await self._open_journals(nursery)
+                self._build(settings)
+                await self._ledger.begin()
+                nursery.start_soon(self._upkeep)
+                task_status.started(self)
+                log.info("router_listens", socket=str(self._socket_path), name=settings.router_name)
+                await self.shell.run()
+            finally:
+                with trio.move_on_after(3.0, shield=True):
+                    await self._stop()
+                nursery.cancel_scope.cancel()
+
+    # --- starting --------------------------------------------------------------------------------------
+
+    def _open_regions(self, settings: EngineSettings) -> None:
+        directory = self._paths.regions_tmp
+        self._live = Environment(self._config.live, directory, (ROUTERS, NODES, THREADS), page=self._page)
+        self._regions = LiveRegions(self._live, settings.router_uuid)
+        row = RouterRow(settings.router_name, settings.hive, True, time.time_ns() // 1_000_000)
+        try:
+            self._regions.begin(row)
+        except FluxbeeError as error:
+            # A view that cannot be written costs a view, not the routing (design.md §5).
+            log.error("live_region_failed", code="FX102", error=str(error))
+        files = EnvironmentFiles(self._paths.regions_disk, CONTROL.name)
+        self._view = ConfigView(files.data, self._page)
+
+    async def _open_journals(self, nursery: trio.Nursery) -> None:
+        config, root = self._config, self._paths.journals
+        turns = JournalSpec(
+            name=_TURNS,
+            kind="log",
+            durability="relaxed",
+            overflow="drop",
+            keep_bytes=config.turns_keep_bytes,
+            keep_age_s=config.turns_keep_s,
+        )
+        threads = JournalSpec(name=_THREADS, kind="state", durability="relaxed", segment_bytes=4 << 20)
+        self._turns = await Journal.opened(root / _TURNS, turns)
+        self._threads = await Journal.opened(root / _THREADS, threads)
+        for journal in (self._turns, self._threads):
+            await nursery.start(self._keep, journal)
+        self._ledger = ThreadLedger(self._threads, self._live, boot_id())
+        await self._ledger.replay(replay(self._threads))
+
+    async def _keep(self, journal: Journal, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run a journal out of reach of the plane's cancellation: it ends last, see :meth:`_stop`."""
+        with trio.CancelScope(shield=True) as scope:
+            self._scopes.append(scope)
+            await journal.run(task_status=task_status)
+
+    def _build(self, settings: EngineSettings) -> None:
+        config = self._config
+        self._turn_log = TurnLog(self._turns, config.turn_budget, time.monotonic())
+        self.engine = Engine(
+            settings,
+            threads=ThreadCounters(self._ledger, config.thread_capacity),
+            turns=self._turn_log,
+        )
+        self.engine.verbs.extra_status = self._status
+        listener = listen_for_nodes(
+            self._paths.routers,
+            settings.router_uuid,
+            mode=config.socket_mode,
+            group=config.socket_group,
+        )
+        self._socket_path = listener.getsockname()
+        self.shell = Shell(self.engine, listener, before_write=self._after_turn)
+        self._watch_generations()
+        self._load_configuration()
+
+    def _watch_generations(self) -> None:
+        """Wake the shell when a generation moves: another process's through its eventfd, ours through one."""
+        fd = self._eventfd
+        if fd is None:
+            fd = self._own_waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._page.add_waker(fd)
+        self.shell.watch(fd, partial(_drain, fd))
+
+    # --- every turn ------------------------------------------------------------------------------------
+
+    def _after_turn(self) -> None:
+        engine = self.engine
+        if self._view.changed:
+            self._load_configuration()
+        if engine.changes:
+            changes, engine.changes = engine.changes, []
+            self._regions.apply(changes)
+
+    def _load_configuration(self) -> None:
+        tables = self._view.read()
+        if tables is None:
+            return
+        moved = self.engine.fib.configure(tables.routes, tables.vpns)
+        self.engine.changes += [("vpn", connection) for connection in moved]
+        if not self.engine.greeter.configured:
+            self.engine.greeter.release()
+        log.info(
+            "configuration_loaded",
+            version=tables.meta.doc_version,
+            routes=len(tables.routes),
+            vpns=len(tables.vpns),
+            moved=len(moved),
+        )
+
+    # --- upkeep and end --------------------------------------------------------------------------------
+
+    async def _upkeep(self) -> None:
+        """What may wait some seconds: the ceiling of thread numbers, the ledger's image, dead readers."""
+        while True:
+            await trio.sleep(_UPKEEP_S)
+            try:
+                if self._ledger.wants_ceiling:
+                    await self._ledger.raise_ceiling()
+                if self._threads.statistics().bytes_since_base > _IMAGE_AFTER_BYTES:
+                    upto, records = self._ledger.image()
+                    await self._threads.sync()
+                    await self._threads.write_base(upto, list(records))
+            except FluxbeeError as error:
+                log.warning("thread_ledger_upkeep", code="FX103", error=str(error))
+
+    async def _stop(self) -> None:
+        self._turn_log.write_gap()
+        try:
+            await self._ledger.end()
+        except FluxbeeError as error:
+            log.warning("no_clean_stop", code="FX104", error=str(error))
+        for scope in self._scopes:
+            scope.cancel()
+        if self._own_waker is not None:
+            self._page.remove_waker(self._own_waker)
+            os.close(self._own_waker)
+        self._view.close()
+        self._live.close()
+
+    def _status(self) -> dict[str, object]:
+        """What this plane adds to ROUTER_STATUS."""
+        journals = [self._turns.statistics(), self._threads.statistics()]
+        live = self._regions.statistics()
+        return {
+            "shell_turns": self.shell.turns,
+            "journals": [_journal_state(one) for one in journals],
+            "regions": [{"name": "region live", "failure": live.failure}],
+            "turns": msgspec.structs.asdict(self._turn_log.statistics()),
+            "threads": msgspec.structs.asdict(self._ledger.statistics()),
+            "configuration_failure": self._view.failure,
+        }
+
+
+def _drain(eventfd: int) -> None:
+    os.eventfd_read(eventfd)  # reading is all: every turn looks at the page
+
+
+def _journal_state(statistics: JournalStatistics) -> dict[str, object]:
+    return {
+        "name": f"journal {statistics.name}",
+        "failure": statistics.failure,
+        "records": statistics.records,
+        "bytes_written": statistics.bytes_written,
+        "pending_bytes": statistics.pending_bytes,
+        "durable_seq": statistics.durable_seq,
+    }

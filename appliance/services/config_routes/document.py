@@ -1,0 +1,80 @@
+"""``sy-config-routes.yaml``: the route document for an operator's eyes (``routing-and-regions §4.1``).
+
+The journal is the truth; the file is written after every change. An edit by hand counts at the next start:
+a higher version, or other lists under the version in force, is taken over as a change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from appliance.store.files import durable_replace, storage_error
+from appliance.wire.errors import Invalid, Misconfigured
+from appliance.wire.routes import parse_routes, parse_vpns
+
+from .book import RouteBook
+
+__all__ = ["edited", "read_document", "write_document"]
+
+
+def read_document(path: Path) -> RouteBook | None:
+    """The document in ``path``; ``None`` when there is no file.
+
+    Raises:
+        Misconfigured: it is not a route document; the message names file and key.
+        Unavailable: it cannot be read.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    try:
+        value = yaml.safe_load(text)
+        if not isinstance(value, dict):
+            raise Misconfigured(f"{path}: expected version, updated_at, routes and vpns")
+        version = value.get("version", 1)
+        if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version < 2**64:
+            raise Misconfigured(f"{path}: version: expected a whole number from 1")
+        stamp = str(value.get("updated_at", "0"))
+        return RouteBook(
+            version=version,
+            updated_at_ms=int(stamp) if stamp.isdecimal() else 0,
+            routes=parse_routes(value.get("routes") or []),
+            vpns=parse_vpns(value.get("vpns") or []),
+        )
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path}: not YAML: {error}") from error
+    except Invalid as error:
+        raise Misconfigured(f"{path}: {error}") from error
+
+
+def write_document(path: Path, book: RouteBook) -> None:
+    """Replace the file.
+
+    Raises:
+        Unavailable: the storage does not take it.
+    """
+    value = {
+        "version": book.version,
+        "updated_at": str(book.updated_at_ms),
+        "routes": [_short(route) for route in book.routes],
+        "vpns": [_short(rule) for rule in book.vpns],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durable_replace(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode(), 0o644)
+
+
+def _short(entry: msgspec.Struct) -> dict[str, object]:
+    return {key: value for key, value in msgspec.to_builtins(entry).items() if value is not None}
+
+
+def edited(found: RouteBook | None, book: RouteBook) -> bool:
+    """Whether ``found`` (the file) is an edit by hand of ``book`` (the journal's)."""
+    if found is None or found.same_lists(book):
+        return False
+    return found.version >= book.version

@@ -1,0 +1,79 @@
+"""Which regions exist and what their rows are (``spec/routing-and-regions.md §2.8``).
+
+One place, so that the writer of a region, the planes that read it and the tools that show it agree. A room
+that adds a region adds its tables here and its slot in :mod:`.generations`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from appliance.wire.routes import Route, VpnRule
+
+from .region_codec import RAW, U64, UTF8, UUID_TEXT, cbor_record, pair
+from .region_table import RegionSpec, Table
+
+__all__ = [
+    "CFG_META",
+    "CFG_ROUTE",
+    "CFG_VPN",
+    "CONFIG",
+    "NODE",
+    "NODES",
+    "NODE_NAME",
+    "ROUTER",
+    "ROUTERS",
+    "THREADS",
+    "THREAD_SEQ",
+    "ConfigMeta",
+    "NodeRow",
+    "RouterRow",
+]
+
+
+class RouterRow(msgspec.Struct, frozen=True):
+    """A router of this hive. ``opa_status``: 0 OK, 1 ERROR, 2 LOADING; version 0 means no policy."""
+
+    name: str
+    hive_id: str
+    is_gateway: bool
+    started_at_ms: int
+    opa_version: int = 0
+    opa_status: int = 0
+
+
+class NodeRow(msgspec.Struct, frozen=True):
+    """A connected node. ``link_epoch`` is the generation of its connection, new with every reconnect."""
+
+    name: str
+    router_uuid: str
+    vpn_id: int
+    connected_at_ms: int
+    link_epoch: int
+
+
+class ConfigMeta(msgspec.Struct, frozen=True):
+    """Header of the route document."""
+
+    doc_version: int
+    updated_at_ms: int
+    hive_id: str
+
+
+ROUTER: Table[str, RouterRow] = Table("router", UUID_TEXT, cbor_record(RouterRow))
+NODE: Table[str, NodeRow] = Table("node", UUID_TEXT, cbor_record(NodeRow))
+NODE_NAME: Table[str, tuple[int, str]] = Table("node_name", UTF8, pair(U64, UUID_TEXT), dupsort=True)
+"""Full name → (connected_at_ms, uuid); the first value serves, the others stand by."""
+
+CFG_META: Table[str, ConfigMeta] = Table("cfg_meta", UTF8, cbor_record(ConfigMeta))
+"""One row, key ``v``."""
+CFG_ROUTE: Table[int, Route] = Table("cfg_route", U64, cbor_record(Route))
+CFG_VPN: Table[int, VpnRule] = Table("cfg_vpn", U64, cbor_record(VpnRule))
+
+THREAD_SEQ: Table[bytes, int] = Table("thread_seq", RAW, U64)
+"""16-byte thread key → highest sequence number that may have been given out."""
+
+ROUTERS = RegionSpec(name="router", schema=1, tables=(ROUTER,))
+NODES = RegionSpec(name="node", schema=1, tables=(NODE, NODE_NAME))
+CONFIG = RegionSpec(name="config", schema=1, tables=(CFG_META, CFG_ROUTE, CFG_VPN))
+THREADS = RegionSpec(name="thread", schema=1, tables=(THREAD_SEQ,))
