@@ -157,7 +157,17 @@ def decode_message(body: bytes) -> Message:
         raise Invalid(f"not a message: {error}", code="INVALID_FRAME") from error
     # A Raw that msgspec hands out is a view of the whole frame; a copy lets the frame go.
     message.payload = message.payload.copy()
+    meta = message.meta
+    if meta.context is not None:
+        meta.context = _own(meta.context)
+    if meta.memory_package is not None:
+        meta.memory_package = _own(meta.memory_package)
     return message
+
+
+def _own(raw: msgspec.Raw) -> msgspec.Raw | None:
+    """A copy; an explicit null is as good as an absent key (``node-protocol §2.1``)."""
+    return None if bytes(raw) == b"null" else raw.copy()
 
 
 def build_message(
