@@ -31,7 +31,6 @@ VERB_MODULES = (
     "completion",
     "version",
     "selfcheck",
-    "selfcheck",
 )
 """Modules of this package with ``add_parser(subparsers)``, in the order of ``fluxbee --help``."""
 

@@ -43,6 +43,7 @@ CompletionKind = Literal["file", "directory", "setting"]
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28)
+        self._action_max_length = 14  # argparse forgets the indent of verbs and wraps after the longest one
 
 
 class Parser(argparse.ArgumentParser):
