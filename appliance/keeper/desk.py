@@ -36,6 +36,7 @@ __all__ = ["Counters", "Desk"]
 class Counters(msgspec.Struct):
     """The keeper's own counters while they count; ``KeeperStatistics`` is their frozen picture."""
 
+    turns: int = 0
     forks: int = 0
     fork_failures: int = 0
     threads_at_fork: int = 0

@@ -128,6 +128,7 @@ class Keeper:
         self._plan.start(time.monotonic())
         self._observer.started(self._plan.planes, self._counters.threads_at_fork)
         while True:
+            self._counters.turns += 1
             now = time.monotonic()
             self._resume_paused(now)
             for command in self._plan.tick(now):

@@ -133,8 +133,9 @@ class PlaneStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeeperStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters of the keeper since its start."""
+    """Counters of the keeper since its start; ``turns`` of its loop tell a loop that spins."""
 
+    turns: int = 0
     forks: int = 0
     fork_failures: int = 0
     threads_at_fork: int = 0

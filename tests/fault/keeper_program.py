@@ -7,6 +7,7 @@ JSON command per connection and answers with JSON.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -84,6 +85,7 @@ class ScriptedPlane:
             "eventfds": sorted(eventfds),
             "foreign": self.foreign(),
             "blocked": sorted(int(signum) for signum in signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+            "frozen": gc.get_freeze_count(),
             "sigterm": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
         }
 

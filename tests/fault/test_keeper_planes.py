@@ -164,6 +164,7 @@ def test_a_plane_is_a_child_with_its_name_and_nothing_of_the_keepers(box: Box) -
         assert about["eventfds"] == sorted(THREE)
         assert about["foreign"] == 1  # the command connection that asks
         assert about["blocked"] == []
+        assert about["frozen"] > 1000
         assert about["sigterm"]
 
 
@@ -338,7 +339,10 @@ def test_a_plane_that_ignores_the_stop_is_killed_in_time(start: Callable[..., Bo
 
 def test_a_plane_without_a_channel_is_stopped_by_signal(box: Box) -> None:
     box.tell("world", "close_channel")
-    eventually(lambda: box.status()["planes"]["world"]["state"] == "ready")
+    turns = box.status()["statistics"]["turns"]
+    for _ in range(10):
+        box.status()
+    assert box.status()["statistics"]["turns"] < turns + 50  # its hang-up does not make the loop spin
     box.signal(signal.SIGTERM)
     assert box.wait() == 75
     box.expect("plane_exited", plane="world", exit="SIGTERM")
@@ -431,12 +435,9 @@ def test_two_hundred_restarts_leak_no_descriptor(start: Callable[..., Box]) -> N
     def restarts() -> int:
         return box.status()["planes"]["world"]["restarts"]
 
-    def between_starts() -> int:
-        """Descriptors of the keeper; the least of some looks, as a look may fall into a start."""
-        return min(len(os.listdir(f"/proc/{box.process.pid}/fd")) for _ in range(20))
-
     eventually(lambda: restarts() >= 10)
-    before = between_starts()
+    before = len(os.listdir(f"/proc/{box.process.pid}/fd"))
     eventually(lambda: restarts() >= 210, timeout_s=30)
-    assert between_starts() <= before
+    # A look may fall into the middle of a start: some few more or less are no leak.
+    assert abs(len(os.listdir(f"/proc/{box.process.pid}/fd")) - before) < 10
     assert box.ask("control", "about")["foreign"] == 1

@@ -131,6 +131,13 @@ def test_a_link_while_the_routing_plane_is_down_is_refused(office: Office) -> No
     assert open_descriptors() == before
 
 
+def test_a_link_to_a_stopping_routing_plane_is_refused(office: Office) -> None:
+    office.ask(Restart(id=1, plane="data"))
+    reply = office.ask(Link(id=2, name="x"), [os.dup(0)])
+    assert reply is not None
+    assert (reply.code, reply.message) == ("UNAVAILABLE", "the plane data is stopping; try again")
+
+
 def test_links_that_nobody_takes_are_refused_in_the_end(office: Office) -> None:
     before = open_descriptors()
     for _ in range(10_000):

@@ -341,6 +341,19 @@ def test_a_slow_plane_delays_the_routing_plane_only_so_long() -> None:
     assert plan.exit_code == EX_UNCLEAN
 
 
+def test_who_was_told_to_stop_needs_no_sign_of_life() -> None:
+    plan = started()
+    for name in THREE:
+        plan.health(name, 1.0, 0.0)
+    plan.request_stop(0.5)
+    plan.tick(0.5)
+    plan.exited("control", CLEAN, 0.6)
+    plan.exited("world", CLEAN, 0.6)
+    plan.tick(0.6)
+    assert plan.tick(3.0) == []
+    assert plan.next_deadline() == 4.5
+
+
 def test_a_process_that_cannot_even_be_killed_is_left_behind() -> None:
     plan = started(("all",))
     plan.request_stop(0.0)
