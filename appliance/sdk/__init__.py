@@ -28,6 +28,7 @@ from .managed import (
     managed_node_name,
     managed_node_state_path,
 )
+from .memory import MemoryPackage, memory_of
 from .node import Node, connect
 from .replies import deserves_answer, error_payload, payload_of_error, reply, system_reply, text_payload
 from .requests import is_router_error
@@ -55,6 +56,7 @@ __all__ = [
     "DirectPair",
     "Handler",
     "HealthState",
+    "MemoryPackage",
     "Message",
     "Meta",
     "NativeThread",
@@ -85,6 +87,7 @@ __all__ = [
     "managed_node_instance_dir",
     "managed_node_name",
     "managed_node_state_path",
+    "memory_of",
     "parse_text_payload",
     "payload_of_error",
     "redact_fields",

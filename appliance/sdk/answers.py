@@ -7,11 +7,11 @@ is counted, never awaited: nothing here may hold up the reader.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from appliance.system.log import get_logger
 from appliance.wire import verbs
 from appliance.wire.envelope import Message, encode_message, system_message
 from appliance.wire.errors import FluxbeeError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AnswerDesk", "Health", "status_enabled"]
 
-log = logging.getLogger(__name__)
+log = get_logger("sdk")
 
 STATUS_ENABLED_ENV = "NODE_STATUS_DEFAULT_HANDLER_ENABLED"
 STATUS_HEALTH_ENV = "NODE_STATUS_DEFAULT_HEALTH_STATE"
@@ -129,7 +129,7 @@ class AnswerDesk:
             frame = pack_frame(encode_message(message))
         except FrameTooLarge:  # an author's extensions may be any size
             self.unanswered += 1
-            log.warning("answer_too_large verb=%s", message.meta.msg)
+            log.warning("answer_too_large", code="FX804", verb=message.meta.msg)
             return
         if self._try_put(frame):
             self.answered += 1
@@ -150,4 +150,4 @@ class AnswerDesk:
                 self.answered += 1
             except FluxbeeError as error:
                 self.unanswered += 1
-                log.warning("config_response_lost node=%s reason=%s", name, error)
+                log.warning("config_response_lost", code="FX805", node=name, reason=str(error))

@@ -7,13 +7,13 @@ be found. What is queued outlives a loss, see :mod:`appliance.sdk.outbox`. No me
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from appliance.system.log import get_logger
 from appliance.wire.errors import Busy, FluxbeeError, Invalid
 
 from .backoff import Backoff
@@ -25,7 +25,7 @@ from .transport import READ_BYTES, Transport
 
 __all__ = ["Connection", "Traffic"]
 
-log = logging.getLogger(__name__)
+log = get_logger("sdk")
 
 DRAIN_S = 1.0
 """After a failed send: how long what the router had sent before it went may still be read."""
@@ -116,7 +116,7 @@ class Connection:
         if (
             self.last_loss != self._logged_reason and not self.is_closed
         ):  # once per reason, not once per attempt
-            log.warning("router_connection_lost node=%s reason=%s", self.config.name, self.last_loss)
+            log.warning("router_connection_lost", code="FX801", node=self.config.name, reason=self.last_loss)
         self._logged_reason = self.last_loss
 
     async def wait_connected(self) -> None:

@@ -7,13 +7,13 @@ blob that the message has overtaken. All file work runs in worker threads.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import anyio
 import msgspec
 
 from appliance.store.blobs import BlobToolkit
+from appliance.system.log import get_logger
 from appliance.wire.blob import BLOB_IO_ERROR, BlobRef, ResolveRetry, blob_error
 from appliance.wire.envelope import Message, raw_json
 from appliance.wire.errors import FluxbeeError, Invalid
@@ -29,7 +29,7 @@ from appliance.wire.text import (
 
 __all__ = ["ContentDesk"]
 
-log = logging.getLogger(__name__)
+log = get_logger("sdk")
 
 
 class ContentDesk:
@@ -61,7 +61,7 @@ class ContentDesk:
         try:
             payload = parse_text_payload(message.payload)
         except Invalid as error:
-            log.warning("text_payload_malformed reason=%s", error)
+            log.warning("text_payload_malformed", code="FX803", reason=str(error))
             return message
         if payload.content is None or not needs_offload(payload, budget_bytes=self.budget_bytes):
             return message
@@ -69,7 +69,7 @@ class ContentDesk:
             ref = await self.store(payload.content.encode(), OFFLOAD_NAME, OFFLOAD_MIME)
         except FluxbeeError as error:
             self.failures += 1
-            log.warning("text_offload_failed reason=%s", error)
+            log.warning("text_offload_failed", code="FX802", reason=str(error))
             return message
         self.offloaded += 1
         return msgspec.structs.replace(message, payload=raw_json(payload.offloaded(ref).to_payload()))

@@ -7,13 +7,13 @@ are handled one after another.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 
+from appliance.system.log import get_logger
 from appliance.wire import verbs
 from appliance.wire.envelope import Message
 from appliance.wire.errors import FluxbeeError, Invalid
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfigContract", "ConfigInForce", "NodeControl", "OnConfigSet"]
 
-log = logging.getLogger(__name__)
+log = get_logger("sdk")
 
 OnConfigSet = Callable[[ConfigSet], Awaitable["dict[str, Json] | None"]]
 """Applies and stores a configuration; returns the effective one when it differs from what was asked."""
@@ -193,5 +193,5 @@ class NodeControl:
 
     def failed(self, node_name: str, error: Exception) -> ConfigResponse:
         """The answer when :meth:`answer` itself has raised what it does not know."""
-        log.error("config_handler_failed node=%s", node_name, exc_info=error)
+        log.exception("config_handler_failed", error, code="FX806", node=node_name)
         return self._refusal(node_name, "INTERNAL", f"the handler failed: {type(error).__name__}")

@@ -67,8 +67,8 @@ class Inbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether the reader has to wait."""
-        return len(self._items) >= self.bound
+        """Whether the reader has to wait; never when closed, as what comes then is dropped."""
+        return len(self._items) >= self.bound and not self._closed
 
     def put(self, message: Message) -> None:
         """Append; the reader asks :attr:`is_full` between messages. Once closed: dropped and counted."""
@@ -101,6 +101,8 @@ class Inbox:
     def close(self) -> None:
         """No more messages come; what is held can still be taken."""
         self._closed = True
+        if self._space is not None:
+            self._space.set()
         while self._consumers:
             self._wake_one()
 

@@ -1,6 +1,6 @@
 """Regions as a node may read them: published copies, never the live environments (``design.md §5``).
 
-``open_published("control", [SPEC])`` reads ``<run>/published/<environment>`` of this hive and notices a newer
+``open_published("control", [SPEC])`` reads ``<run>/published/control.mdb`` of this hive and notices a newer
 copy by itself. Calls block for microseconds (a memory-mapped lookup). A module of its own, because most nodes
 read no region and need no LMDB.
 """
@@ -24,4 +24,4 @@ def open_published(
     The copy need not exist yet. Errors and calls: :class:`appliance.store.published.PublishedRegion`.
     """
     places = paths or Paths.from_environment()
-    return PublishedRegion(places.published / environment, tuple(regions))
+    return PublishedRegion(places.published / f"{environment}.mdb", tuple(regions))

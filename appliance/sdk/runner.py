@@ -8,7 +8,6 @@ so that a plain handler never answers a flood; router-made errors are counted an
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -16,6 +15,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskStatus
 
+from appliance.system.log import get_logger
 from appliance.wire import verbs
 from appliance.wire.envelope import Message, raw_json
 from appliance.wire.errors import FluxbeeError, Invalid
@@ -29,7 +29,7 @@ from .requests import is_router_error, router_error
 
 __all__ = ["Handler", "RunStatistics", "run_node"]
 
-log = logging.getLogger(__name__)
+log = get_logger("sdk")
 
 Handler = Callable[[Message, Node], Awaitable[object]]
 """Gets a message and the node; returns a payload, a text, a :class:`Message`, or ``None`` for no reply."""
@@ -83,7 +83,8 @@ class _Runner:
     def _choose(self, message: Message) -> Handler | None:
         if is_router_error(message):
             self.router_errors += 1
-            log.warning("message_undelivered node=%s reason=%s", self.node.full_name, router_error(message))
+            reason = router_error(message)
+            log.warning("message_undelivered", code="FX809", node=self.node.full_name, reason=reason.message)
             return None
         if message.meta.type != verbs.SYSTEM:
             return self._handler
@@ -100,12 +101,12 @@ class _Runner:
                 return result
         except Exception as error:
             self.failed += 1
-            log.error("handler_failed node=%s", self.node.full_name, exc_info=error)
+            log.exception("handler_failed", error, code="FX807", node=self.node.full_name)
             failure = payload_of_error(error)
         else:
             assert deadline.cancelled_caught
             self.timed_out += 1
-            log.error("handler_timed_out node=%s after_s=%g", self.node.full_name, self._timeout_s)
+            log.error("handler_timed_out", code="FX808", node=self.node.full_name, after_s=self._timeout_s)
             failure = error_payload(
                 "HANDLER_TIMEOUT", f"no answer within {self._timeout_s:g} s", retryable=True
             )
@@ -119,12 +120,12 @@ class _Runner:
                 await self._send_result(message, result)
             except Invalid as error:
                 self.unsent += 1
-                log.error("reply_invalid node=%s reason=%s", self.node.full_name, error)
+                log.error("reply_invalid", code="FX810", node=self.node.full_name, reason=str(error))
                 if deserves_answer(message):
                     await self.node.reply(message, payload_of_error(error))
         except FluxbeeError as error:
             self.unsent += 1
-            log.warning("reply_lost node=%s reason=%s", self.node.full_name, error)
+            log.warning("reply_lost", code="FX811", node=self.node.full_name, reason=str(error))
 
     async def _send_result(self, message: Message, result: object) -> None:
         if isinstance(result, Message):
@@ -143,7 +144,7 @@ async def _watch_signals(
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
-            log.info("stopping signal=%s", number.name)
+            log.info("stopping", signal=number.name)
             stop.set()
 
 
@@ -196,5 +197,5 @@ async def run_node(
                 node.receiver.close()
                 workers.cancel_scope.deadline = anyio.current_time() + drain_s
             around.cancel_scope.cancel()
-        log.info("node_stopped node=%s statistics=%s", node.full_name, runner.statistics())
+        log.info("node_stopped", node=node.full_name, **msgspec.structs.asdict(runner.statistics()))
     return runner.statistics()

@@ -156,3 +156,13 @@ async def test_close_wakes_everybody() -> None:
             tasks.start_soon(consume)
         await anyio.wait_all_tasks_blocked()
         inbox.close()
+
+
+async def test_close_lets_the_reader_go_on() -> None:
+    inbox = Inbox(limit=1, wide_limit=1)
+    inbox.put(numbered(1))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(inbox.wait_space)
+        await anyio.wait_all_tasks_blocked()
+        inbox.close()
+    assert (await inbox.get()).json() == 1

@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 from appliance.sdk.config import NodeConfig, UuidMode
 from appliance.sdk.control import NodeControl
 from appliance.sdk.node import Node, connect
+from appliance.system.log import capture
 from appliance.testing.link import FakeRouter
 from appliance.wire import verbs
 from appliance.wire.envelope import Message, build_message, encode_message, system_message
@@ -412,6 +413,26 @@ async def test_the_node_survives_several_refused_attempts() -> None:
         await node.wait_connected(timeout_s=5)
         router.peers[-1].send(to(node, "back"))
         assert (await node.receive(timeout_s=5)).json() == "back"
+
+
+async def test_a_router_that_stays_away_is_logged_once() -> None:
+    router = FakeRouter()
+    with capture() as records:
+        async with connect(settings(router)) as node:
+            router.stop()
+            await until(lambda: len(records) >= 2)  # the loss, and why it is not over
+            for _ in range(200):
+                await checkpoint()
+            assert not node.is_connected
+    assert [(record.event, record.code) for record in records] == [("router_connection_lost", "FX801")] * 2
+    assert len({str(record.fields["reason"]) for record in records}) == 2
+
+
+async def test_leaving_is_no_loss() -> None:
+    with capture() as records:
+        async with connect(settings(FakeRouter())):
+            pass
+    assert records == []
 
 
 async def test_what_was_read_before_the_loss_is_still_delivered() -> None:
