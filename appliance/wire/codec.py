@@ -153,6 +153,7 @@ frame is canonical: no duplicate key, no white space, no needless escape. Raises
 encode_into = _encode_into
 _decode_full_meta = msgspec.json.Decoder(FullMeta).decode
 _decode_routing = msgspec.json.Decoder(HotRouting).decode
+_check_json = msgspec.json.Decoder(Raw).decode
 _scratch = bytearray()
 
 SHALLOW_BYTES: Final = 360
@@ -210,15 +211,26 @@ def _is_canonical(compact: bytes) -> bool:
 _TOP = frozenset(("routing", "meta", "payload"))
 _ROUTING = frozenset(field.encode_name for field in msgspec.structs.fields(HotRouting))
 _META = frozenset(field.encode_name for field in msgspec.structs.fields(FullMeta))
-_FOLDED: Final = {known: frozenset(key.casefold() for key in known) for known in (_TOP, _ROUTING, _META)}
+
+
+def _fold(key: str) -> str:
+    """What the laxest decoder may take ``key`` for: any case, either case's relatives, cut at a NUL.
+
+    Unicode case folding covers Go and C# (U+017F, U+212A); comparing in upper case, as Java does, adds
+    U+0131, and in lower case U+0130; C reads a string up to its first NUL.
+    """
+    return key.partition("\0")[0].upper().casefold().replace("i\u0307", "i")
+
+
+_FOLDED: Final = {known: frozenset(map(_fold, known)) for known in (_TOP, _ROUTING, _META)}
 _SENDER_MUST_NOT_SET = frozenset(("thread_seq", "memory_package"))
 
 
 def _pairs(text: str, known: frozenset[str], where: str) -> dict[str, str]:
     """Keys and raw values of one object, in order.
 
-    A key whose casefold equals a known key, or a duplicate, would let another language's decoder read what
-    the router did not check (case-insensitive matching, last wins).
+    A key that folds to a known one, or a duplicate, would let another language's decoder read what the
+    router did not check (case-insensitive matching, last wins).
     """
     try:
         items = scan_object(text)
@@ -229,7 +241,7 @@ def _pairs(text: str, known: frozenset[str], where: str) -> dict[str, str]:
     for key, value in items:
         if key in pairs:
             raise RejectedFrame("duplicate_key", f"{where}.{key}")
-        if key not in known and key.casefold() in folded:
+        if key not in known and _fold(key) in folded:
             raise RejectedFrame("lookalike_key", f"{where}.{key}")
         pairs[key] = value
     return pairs
@@ -241,6 +253,11 @@ def _join(pairs: dict[str, str]) -> bytes:
 
 
 def _parse_loose(frame: bytes, trusted: bool) -> Parsed:
+    try:
+        # The scanner below takes lone surrogates, which no recipient could read; this decoder does not.
+        _check_json(frame)
+    except DECODE_ERRORS as error:
+        raise RejectedFrame("bad_json", str(error)) from None
     top = _pairs(frame.decode(), _TOP, "message")
     if "routing" not in top or "meta" not in top:
         raise RejectedFrame("missing_key", "routing and meta are required")
