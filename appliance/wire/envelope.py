@@ -192,7 +192,7 @@ def build_message(
         trace_id: correlation; a fresh uuid when not given.
     """
     return Message(
-        routing=Routing(src=src, dst=dst, ttl=ttl, trace_id=trace_id or new_uuid()),
+        routing=Routing(src=src, dst=dst, ttl=ttl, trace_id=new_uuid() if trace_id is None else trace_id),
         meta=meta or Meta(type=type),
         payload=raw_json(payload),
     )

@@ -225,3 +225,8 @@ def test_a_system_message_carries_its_verb_and_a_fresh_trace() -> None:
     assert (first.routing.ttl, first.meta.type, first.meta.msg) == (16, "system", "CONFIG_GET")
     assert (first.meta.scope, first.meta.target, first.meta.action) == ("global", "a", "b")
     assert first.source_l2_name is None
+
+
+def test_an_empty_trace_is_a_trace() -> None:
+    # An answer carries the trace of its question, whatever that was.
+    assert system_message(src=UUID, dst=None, verb=verbs.UNREACHABLE, trace_id="").routing.trace_id == ""
