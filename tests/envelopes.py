@@ -123,8 +123,8 @@ json_texts = st.builds(lambda pen, value: pen.value(value), _pens, _values) | _o
 
 
 @st.composite
-def _metas(draw: st.DrawFn, pen: _Pen, types: st.SearchStrategy[str]) -> tuple[dict[str, Any], bool, str]:
-    meta: dict[str, Any] = {"type": draw(types)}
+def _metas(draw: st.DrawFn, pen: _Pen) -> tuple[dict[str, Any], bool, str]:
+    meta: dict[str, Any] = {"type": draw(st.sampled_from(TYPES))}
     for key in draw(st.sets(st.sampled_from(TEXT_KEYS), max_size=3)):
         meta[key] = draw(_texts)
     if draw(st.booleans()):
@@ -155,12 +155,7 @@ def _metas(draw: st.DrawFn, pen: _Pen, types: st.SearchStrategy[str]) -> tuple[d
 
 
 @st.composite
-def envelopes(
-    draw: st.DrawFn,
-    src: str,
-    destinations: st.SearchStrategy[str | None],
-    types: st.SearchStrategy[str] | None = None,
-) -> Envelope:
+def envelopes(draw: st.DrawFn, src: str, destinations: st.SearchStrategy[str | None]) -> Envelope:
     """A legal frame of an ordinary sender ``src`` and its meaning."""
     pen = draw(_pens)
     routing: dict[str, Any] = {
@@ -169,7 +164,7 @@ def envelopes(
         "ttl": draw(st.sampled_from([1, 2, 16, 255])),
         "trace_id": draw(_texts),
     }
-    meta, plain, meta_text = draw(_metas(pen, types or st.sampled_from(TYPES)))
+    meta, plain, meta_text = draw(_metas(pen))
     sent_routing, extras, routing_extras = dict(routing), {}, {}
     if draw(st.integers(0, 4)) == 0:
         plain = False

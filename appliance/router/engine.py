@@ -54,9 +54,9 @@ _ERRORS = frozenset({verbs.UNREACHABLE, verbs.TTL_EXCEEDED})
 _ROUTES_CACHED = 4096
 _META_OPENS = b'},"meta":{'
 _AFTER_SRC = len(b'{"routing":{"src":"') + 36 + 1
-_AFTER_ROUTING = _AFTER_SRC + len(b',"dst":null,"ttl":0,"trace_id":""')  # the shortest there is
+_AFTER_ROUTING = _AFTER_SRC + len(b',"dst":"","ttl":0,"trace_id":""')  # the shortest there is
 _SEND_MESSAGE = b'"action_class":"send_message",'
-_FAST_BYTES = MAX_FRAME_BYTES - 1024  # a stamped frame still fits: name 256 B escaped, numbers, class
+_FAST_BYTES = MAX_FRAME_BYTES - 2048  # a stamped frame still fits: 256 B of name escaped sixfold
 _NO_COUNTER = [0, 1]
 
 
@@ -165,14 +165,14 @@ class Engine:
                 recipient = routes.get(routing.dst)
                 thread = meta.thread_id
                 counter = young.get(thread) if thread is not UNSET else _NO_COUNTER
-                split = frame.find(_META_OPENS, _AFTER_ROUTING) + 10
+                split = scratch.find(_META_OPENS, _AFTER_ROUTING) + 10
                 if (
                     recipient is not None
                     and counter is not None
                     and counter[0] < counter[1]
                     and meta.type not in UNRECORDED_TYPES
                     and routing.ttl
-                    and split > 9
+                    and frame.startswith(_META_OPENS, split - 10)  # meta follows routing here as there
                     and size < _FAST_BYTES
                     and (size <= SHALLOW_BYTES or not depth_exceeds(frame))
                     and (frame.isascii() or _is_utf8(frame))
