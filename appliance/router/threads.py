@@ -19,6 +19,9 @@ __all__ = ["STEP", "ThreadCounters", "ThreadStatistics", "thread_key"]
 STEP: Final = 1024
 """Numbers reserved at once (``design.md §5``)."""
 
+_LONGEST_KEPT: Final = 256
+"""Characters of a thread id that is kept as it is; a longer one is kept as its key, for the memory's sake."""
+
 
 class ThreadStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """``cached`` threads in memory; ``reservations`` made since the start."""
@@ -37,7 +40,7 @@ class ThreadCounters:
 
     Args:
         store: where reserved bounds are kept.
-        capacity: threads held in memory at most (about 250 bytes each).
+        capacity: threads held in memory at most (about 250 bytes each, never over 1.3 KB).
     """
 
     __slots__ = ("_half", "_old", "_reservations", "_store", "_unwritten", "young")
@@ -46,16 +49,17 @@ class ThreadCounters:
         self._store = store
         self._half = max(capacity // 2, 1)
         # Read by the engine's fast lane, which takes numbers below the bound itself.
-        self.young: dict[str, list[int]] = {}  # thread id -> [last given, bound]
-        self._old: dict[str, list[int]] = {}
+        self.young: dict[str | bytes, list[int]] = {}  # thread id -> [last given, bound]
+        self._old: dict[str | bytes, list[int]] = {}
         self._unwritten: dict[bytes, int] = {}
         self._reservations = 0
 
     def next(self, thread_id: str) -> int:
         """The next sequence number of ``thread_id``; its reservation is pending until :meth:`flush`."""
-        counter = self.young.get(thread_id)
+        kept = thread_id if len(thread_id) <= _LONGEST_KEPT else thread_key(thread_id)
+        counter = self.young.get(kept)
         if counter is None:
-            counter = self._recall(thread_id)
+            counter = self._recall(kept, thread_id)
         last = counter[0] = counter[0] + 1
         if last > counter[1]:
             counter[1] = last - 1 + STEP
@@ -70,8 +74,8 @@ class ThreadCounters:
             self._unwritten = {}
             self._store.reserve(bounds)
 
-    def _recall(self, thread_id: str) -> list[int]:
-        counter = self._old.pop(thread_id, None)
+    def _recall(self, kept: str | bytes, thread_id: str) -> list[int]:
+        counter = self._old.pop(kept, None)
         if counter is None:
             key = thread_key(thread_id)
             bound = self._unwritten.get(key) or self._store.bound(key)
@@ -79,7 +83,7 @@ class ThreadCounters:
         if len(self.young) >= self._half:
             self._old = self.young
             self.young = {}
-        self.young[thread_id] = counter
+        self.young[kept] = counter
         return counter
 
     def statistics(self) -> ThreadStatistics:
