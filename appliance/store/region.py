@@ -187,9 +187,6 @@ class Environment(RegionView):
         """Start the transaction of ``change``; :class:`Change` calls it."""
         env = self._open_env()
         self._check_allowed(change)
-        if not change.urgent and self._over_quota(env):
-            self._count.refused_full += 1
-            raise Busy(f"{self.spec.name}: the map is full", code=REGION_FULL, retry_after_s=FULL_RETRY_S)
         change.written = self._meter.read() if self._meter else None
         try:
             change.raw = env.begin(write=True)
@@ -221,6 +218,10 @@ class Environment(RegionView):
                 raise change.error(value, self.spec.name) from value
             return
         touched, payload_bytes = change.touched, change.payload_bytes
+        if not change.urgent and self._over_quota(change):
+            self._undo(change)
+            self._count.refused_full += 1
+            raise Busy(f"{self.spec.name}: the map is full", code=REGION_FULL, retry_after_s=FULL_RETRY_S)
         now_ms = self._clock.wall_ms()
         rows = {
             name: change.next_row(self._rows[name], owed=name in self._owed, now_ms=now_ms)
@@ -300,10 +301,16 @@ class Environment(RegionView):
             pages = used_pages(txn.raw, txn.dbs.values())
         return pages * self._page_bytes
 
-    def _over_quota(self, env: lmdb.Environment) -> bool:
-        # The highest page is cheap to know and is enough until the file has once grown to the limit.
-        reached = (env.info()["last_pgno"] + 1) * self._page_bytes
-        return reached > self._quota_bytes and self._used_bytes() > self._quota_bytes
+    def _over_quota(self, change: Change) -> bool:
+        """Whether ordinary changes must end here, so that urgent ones find the reserve of the map."""
+        if change.touched == 0:
+            return False
+        # The highest page is cheap to know, and enough until the file has once grown to the limit.
+        reached = (self._open_env().info()["last_pgno"] + 1) * self._page_bytes
+        margin = 2 * change.payload_bytes + 3 * self._page_bytes * change.touched
+        if reached + margin <= self._quota_bytes:
+            return False
+        return used_pages(change.raw, change.dbs.values()) * self._page_bytes > self._quota_bytes
 
     def maintain(self) -> EnvironmentStatistics:
         """Free what ended readers left behind; call it every minute or so. Returns the new figures."""

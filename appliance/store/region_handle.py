@@ -90,10 +90,14 @@ class Handle:
             self._forget()
 
     def expire(self) -> None:
-        """Have the next :meth:`current` open the file anew; a writing environment stays."""
+        """Have the next :meth:`current` open the file anew; a writing environment stays.
+
+        It is the same file, so the old environment must be closed first: readers in other threads end with an
+        error and try again.
+        """
         with _guard:
             if not self.writable:
-                self._forget()
+                self.close()
 
     def _forget(self) -> None:
         self.env, self.dbs, self.identity, self.writable = None, {}, None, False

@@ -135,18 +135,22 @@ class RegionReader(RegionView):
             raise
 
     def _begin(self, handle: Handle) -> ReadTxn:
+        try:
+            return self._try_begin(handle)
+        except lmdb.MapResizedError:  # the owner opened it with a larger map
+            handle.expire()
+        except lmdb.Error as error:
+            raise region_error(error, str(handle.path)) from error
+        try:
+            return self._try_begin(handle)
+        except lmdb.Error as error:
+            raise region_error(error, str(handle.path)) from error
+
+    def _try_begin(self, handle: Handle) -> ReadTxn:
         env, dbs = handle.current()
         if dbs is not self._checked:
             env, dbs = self._check(handle)
-        try:
-            return ReadTxn(env.begin(), dbs, self)
-        except lmdb.MapResizedError:  # the owner opened it with a larger map
-            handle.expire()
-            env, dbs = self._check(handle)
-            return ReadTxn(env.begin(), dbs, self)
-        except lmdb.Error as error:
-            handle.expire()
-            raise region_error(error, str(handle.path)) from error
+        return ReadTxn(env.begin(), dbs, self)
 
     def _check(self, handle: Handle) -> tuple[lmdb.Environment, dict[str, lmdb._Database]]:
         env, dbs = handle.current()
