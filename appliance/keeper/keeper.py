@@ -280,8 +280,6 @@ class Keeper:
 
     def _reap_plane(self, name: str, now: float) -> None:
         held = self._processes.pop(name)
-        if not held.channel.closed:
-            self._read(name, now)  # what it said last
         # Its helpers share its group; the number is safe to signal until the leader is reaped.
         process.signal_group(held.pid, signal.SIGKILL)
         how = process.reap(held.pid) or process.ProcessExit(EX_SOFTWARE)

@@ -85,6 +85,7 @@ class ScriptedPlane:
             "eventfds": sorted(eventfds),
             "foreign": self.foreign(),
             "blocked": sorted(int(signum) for signum in signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+            "notify": "NOTIFY_SOCKET" in os.environ,
             "frozen": gc.get_freeze_count(),
             "sigterm": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
         }
@@ -134,12 +135,18 @@ class ScriptedPlane:
         return int(os.read(read_end, 100))
 
     def do_orphans(self, count: int) -> None:
-        """Grandchildren whose parent ends before they do."""
-        if os.fork() == 0:
+        """Grandchildren that have ended, all adopted in the one moment when their parent ends too."""
+        middle = os.fork()
+        if middle == 0:
+            pids = []
             for _ in range(count):
-                if os.fork() == 0:
+                pids.append(os.fork())
+                if pids[-1] == 0:
                     os._exit(0)
+            for pid in pids:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
             os._exit(0)
+        os.waitpid(middle, 0)
 
     def do_flood(self, packets: int) -> dict[str, int]:
         """Send as fast as the channel takes it and read no answers."""
