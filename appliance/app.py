@@ -158,7 +158,7 @@ async def control_plane(
         planes = {f"plane.{plane.name}": plane.state for plane in report.planes}
         return Health(reasons=report.reasons, facts={**report.facts, **planes})
 
-    async with trio.open_nursery() as nursery, routes:
+    async with routes.opened(), trio.open_nursery() as nursery:
         for name, body in (("SY.config.routes", routes.serve), ("SY.health", health.serve)):
             service = partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths)
             nursery.start_soon(service, name=name)

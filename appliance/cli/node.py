@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
 from .frame import Verbs, add_verb, add_verb_group
 from .output import ExitCode, clean, paint
-from .places import add_root_argument, hive_paths, visitor
+from .places import add_root_argument, hive_paths, until_told, visitor
 
 __all__ = ["add_parser"]
 
@@ -25,7 +26,7 @@ def add_parser(verbs: Verbs) -> None:
         "echo",
         _echo,
         summary="connect as NAME and answer every message with its own payload",
-        details="Runs until Ctrl-C. A reconnect is done by itself when the router restarts.",
+        details="Runs until Ctrl-C or SIGTERM. A reconnect is done by itself when the router restarts.",
         examples=[
             ("fluxbee node echo AI.echo", "then, in another shell: fluxbee send AI.echo@motherbee hola"),
             ("fluxbee node echo AI.echo --quiet", "print nothing for each message"),
@@ -42,10 +43,11 @@ def _echo(args: argparse.Namespace) -> int:
     from appliance.wire.names import check_local_name
 
     check_local_name(args.name, "NAME")
-    return trio.run(_serve_echo, args)
+    trio.run(until_told, partial(_serve_echo, args))
+    return ExitCode.OK
 
 
-async def _serve_echo(args: argparse.Namespace) -> int:
+async def _serve_echo(args: argparse.Namespace) -> None:
     from appliance.sdk import reply
     from appliance.sdk.replies import deserves_answer
 
@@ -61,4 +63,3 @@ async def _serve_echo(args: argparse.Namespace) -> int:
                 sys.stdout.flush()
             if deserves_answer(message):
                 await node.send(reply(message, message.payload, src=node.uuid))
-    return ExitCode.OK

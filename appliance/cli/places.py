@@ -7,7 +7,7 @@ Without ``--root`` and ``$FLUXBEE_ROOT`` the reference's places count, and, wher
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from .frame import completes
 if TYPE_CHECKING:
     from appliance.sdk import Node
 
-__all__ = ["add_root_argument", "hive_paths", "operator", "visitor"]
+__all__ = ["add_root_argument", "hive_paths", "operator", "until_told", "visitor"]
 
 
 def add_root_argument(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,25 @@ def _has_router(paths: Paths) -> bool:
         return any(paths.routers.glob("*.sock"))
     except OSError:
         return False
+
+
+async def until_told(serve: Callable[[], Awaitable[None]]) -> None:
+    """Run ``serve`` until it ends, or until SIGTERM or Ctrl-C says that it is enough: a clean stop."""
+    import signal
+
+    import trio
+
+    async with trio.open_nursery() as nursery:
+
+        async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                task_status.started()
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+        await nursery.start(listen)
+        await serve()
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

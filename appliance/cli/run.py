@@ -23,9 +23,9 @@ def add_parser(verbs: Verbs) -> None:
         _run,
         summary="run the appliance until it is told to stop",
         details=(
-            "Stays in the foreground; Ctrl-C or SIGTERM stops it within 5 seconds. Ends with 0 after a clean\n"
-            "stop, 8 when one runs here already, 70 when every plane failed, 75 when something had to be\n"
-            "killed, 78 when the planes refuse the configuration."
+            "Stays in the foreground; Ctrl-C or SIGTERM stops it within 5 seconds. Ends with 0 after a\n"
+            "clean stop, 8 when one runs here already, 70 when every plane failed, 75 when something had\n"
+            "to be killed, 78 when the planes refuse the configuration."
         ),
         examples=[
             ("fluxbee run", "with /etc/fluxbee/hive.yaml"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .frame import Verbs, add_json_argument, add_verb
 from .output import ExitCode, clean, paint
-from .places import add_root_argument, hive_paths, operator
+from .places import add_root_argument, hive_paths, operator, until_told
 
 if TYPE_CHECKING:
     from appliance.sdk import Node
@@ -28,8 +29,8 @@ def add_parser(verbs: Verbs) -> None:
         _tap,
         summary="watch messages as they are routed",
         details=(
-            "Needs a privileged account, or `security.admin_nodes`. Watching costs the router time; a watcher\n"
-            "that is too slow misses copies (counted), messages themselves are not held up. Ctrl-C ends it."
+            "Needs a privileged account, or `security.admin_nodes`. Watching costs the router time; a\n"
+            "watcher that is too slow misses copies (counted), messages are not held up. Ctrl-C ends it."
         ),
         examples=[
             ("fluxbee tap", "everything"),
@@ -46,10 +47,11 @@ def add_parser(verbs: Verbs) -> None:
 def _tap(args: argparse.Namespace) -> int:
     import trio
 
-    return trio.run(_watch, args)
+    trio.run(until_told, partial(_watch, args))
+    return ExitCode.OK
 
 
-async def _watch(args: argparse.Namespace) -> int:
+async def _watch(args: argparse.Namespace) -> None:
     import trio
 
     from appliance.wire.verbs import ROUTER_TAP_EVENT
@@ -69,7 +71,6 @@ async def _watch(args: argparse.Namespace) -> int:
                 if left == 0:
                     break
             nursery.cancel_scope.cancel()
-    return ExitCode.OK
 
 
 async def _renew(node: Node, pattern: str) -> None:

@@ -7,12 +7,12 @@ other, so versions follow each other; a change that cannot be stored is refused 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
 
 import msgspec
-import trio
 
 from appliance.sdk import Node
 from appliance.store.generations import GenerationPage
@@ -42,7 +42,7 @@ log = get_logger("config_routes")
 
 
 class RouteService:
-    """Open it (``async with``), then run :meth:`serve` with its node.
+    """Run :meth:`serve` with its node inside :meth:`opened`.
 
     Args:
         hive: hive id.
@@ -77,27 +77,21 @@ class RouteService:
 
     # --- opening ---------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Self:
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Self]:
+        """Open journal and region and find the document in force; both are closed at the end.
+
+        Raises:
+            Conflict: another process has them open.
+            Damaged, Unavailable: the journal cannot be read, or the first version not be stored.
+        """
         directory = self._paths.journals / _JOURNAL
         spec = JournalSpec(name=_JOURNAL, kind="state", durability="durable", segment_bytes=1 << 20)
-        self._journal = await Journal.opened(directory, spec)
-        await self._journal.__aenter__()
-        try:
+        async with await Journal.opened(directory, spec) as self._journal:
             self._environment = Environment(self._spec, self._paths.regions_disk, (CONFIG,), page=self._page)
-            await self._restore()
-        except BaseException:
-            await self._close()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        with trio.move_on_after(2.0, shield=True):
-            await self._close()
-
-    async def _close(self) -> None:
-        await self._journal.__aexit__(None, None, None)
-        if hasattr(self, "_environment"):
-            self._environment.close()
+            with self._environment:
+                await self._restore()
+                yield self
 
     async def _restore(self) -> None:
         """Find the document in force: the journal's, unless somebody edited the file since."""
