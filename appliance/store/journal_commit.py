@@ -326,7 +326,7 @@ class Committer:
         elif job.frames:
             self._retry_s = self.spec.retry_s[0]
         if not job.frames and job.roll is None:
-            tail.marked = tail.offset
+            tail.marked, tail.mark_end = tail.offset, job.mark_end
             tail.zeroed = job.zeroed
             return []
         self._account(job, tail)
@@ -345,7 +345,7 @@ class Committer:
             if frame.flags != FLAG_GAP:
                 self.counters.records += frame.count
             self.counters.groups += 1
-        tail.offset = job.end
+        tail.offset, tail.mark_end = job.end, 0
         tail.zeroed = job.zeroed
         tail.last_seq = job.last_seq
 

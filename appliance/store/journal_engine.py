@@ -298,7 +298,7 @@ class Engine:
         committer = self.committer
         flying = self._in_flight
         if isinstance(flying, WriteJob):  # a crash must not keep this write and lose the one before it
-            if not flying.finished.wait(self.spec.wait_s):
+            if not flying.wait(self.spec.wait_s):
                 raise self._too_slow()
             self._settle(flying)
         job = committer.through(self.now())

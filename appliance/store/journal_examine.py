@@ -27,9 +27,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What ``examine`` found.
 
     ``end``/``next_seq``: where writing would go on. ``file_end``: end of the file once ``cut`` is cut.
-    ``synced``/``synced_seq``: how far the segment itself proves that it was synced. ``cut``: torn bytes
-    (start, end). ``damaged``: byte ranges that fail their check and stay. ``rotten_tail``: the last group is
-    one of them, so writing must go on in a new segment.
+    ``synced``/``synced_seq``: how far the segment itself proves that it was synced. ``mark_end``: where the
+    mark ends, 0 without one. ``cut``: torn bytes (start, end). ``damaged``: byte ranges that fail their check
+    and stay. ``rotten_tail``: the last group is one of them, so writing must go on in a new segment.
     """
 
     end: int
@@ -40,7 +40,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     run_s: int
     groups: int
     clean: bool
-    marked: bool
+    mark_end: int
     cut: tuple[int, int] | None
     damaged: tuple[tuple[int, int], ...]
     rotten_tail: bool
@@ -74,7 +74,7 @@ class _Walk:
     def take_mark(self, mark: Group) -> None:
         self._prove(mark.synced)
         self.next_seq = max(self.next_seq, mark.first_seq)
-        self.end = mark.offset
+        self.end = mark.synced
         self.run_s = max(self.run_s, mark.run_s)
 
     def _prove(self, synced: int) -> None:
@@ -106,15 +106,15 @@ def examine(window: Window, stem: bytes, first_seq: int, size: int, run_s: int =
     if scan.mark is not None:
         walk.take_mark(scan.mark)
         proven = max(proven, scan.mark.synced)
-    return _judge(window, walk, scan.mark, proven, size)
+    return _judge(window, stem, walk, scan.mark, proven, size)
 
 
-def _judge(window: Window, walk: _Walk, mark: Group | None, proven: int, size: int) -> Verdict:
+def _judge(window: Window, stem: bytes, walk: _Walk, mark: Group | None, proven: int, size: int) -> Verdict:
     damaged: list[tuple[int, int]] = []
     for hole, expected, groups in walk.holes:
         last_seq = None
         if hole.start >= proven:
-            last_seq = looks_complete(window, hole.start, hole.end, expected)
+            last_seq = looks_complete(window, stem, hole.start, hole.end, expected)
             if last_seq is None:
                 return _torn(walk, hole, expected, groups, damaged, size)
         damaged.append((hole.start, hole.end))
@@ -140,7 +140,7 @@ def _torn(
         run_s=walk.run_s,
         groups=groups,
         clean=False,
-        marked=False,
+        mark_end=0,
         cut=(hole.start, size),
         damaged=tuple(damaged),
         rotten_tail=False,
@@ -168,7 +168,7 @@ def _verdict(
         run_s=walk.run_s,
         groups=walk.groups,
         clean=mark is not None and bool(mark.flags & FLAG_CLEAN) and cut is None,
-        marked=mark is not None,
+        mark_end=0 if mark is None else mark.end,
         cut=cut,
         damaged=tuple(damaged),
         rotten_tail=rotten_tail,

@@ -39,6 +39,7 @@ __all__ = [
     "parse_head",
     "parse_tail",
     "split_records",
+    "tail_distance",
     "unpack_header",
     "verify_group",
 ]
@@ -52,8 +53,8 @@ SECTOR = 512
 MAX_BODY_BYTES = 1 << 30
 
 FLAG_MARK = 1
-"""No records: says that everything before it was synced when it was written. Always last, overwritten by
-the next group."""
+"""No records: says that everything before ``synced`` is on the medium. It stands at the next sector boundary
+behind the last group, so that no sector holds parts of both it and what overwrites it."""
 FLAG_CLEAN = 2
 """With FLAG_MARK: the journal was closed in order."""
 FLAG_GAP = 4
@@ -254,6 +255,13 @@ def parse_tail(data: bytes) -> tuple[int, int] | None:
         return None
     last_seq, crc, _ = _TAIL.unpack(data)
     return last_seq, crc
+
+
+def tail_distance(data: bytes, last_seq: int) -> int:
+    """How many bits of a group's tail, its checksum aside, differ from what they should be."""
+    found = int.from_bytes(data[:8] + data[-4:], "big")
+    wanted = int.from_bytes(last_seq.to_bytes(8, "big") + END_MAGIC, "big")
+    return (found ^ wanted).bit_count()
 
 
 def verify_group(data: bytes, head: GroupHead, stem: bytes) -> Group | None:

@@ -18,17 +18,18 @@ __all__ = ["CloseJob", "Job", "Roll", "SyncJob", "TrimJob", "WriteJob"]
 
 
 class Job:
-    """One piece of work; ``finished`` is set after ``run`` ended, ``error`` says how.
+    """One piece of work; ``error`` says how it ended.
 
     ``settled`` is for the loop: whether the outcome was taken already (a job can be taken early).
     """
 
-    __slots__ = ("error", "finished", "settled")
+    __slots__ = ("_busy", "error", "settled")
 
     def __init__(self) -> None:
         self.error: OSError | None = None
-        self.finished = threading.Event()
         self.settled = False
+        self._busy = threading.Lock()  # an Event is four times as dear, and one waiter is all there is
+        self._busy.acquire()
 
     def run(self, disk: Disk) -> None:
         """Do it; raises ``OSError``."""
@@ -43,7 +44,14 @@ class Job:
         except OSError as exc:
             self.error = exc
         finally:
-            self.finished.set()
+            self._busy.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait, on another thread, until ``perform`` ended; False after ``timeout_s``."""
+        done = self._busy.acquire(timeout=timeout_s)
+        if done:
+            self._busy.release()
+        return done
 
 
 class Roll:
@@ -105,6 +113,7 @@ class WriteJob(Job):
         "end",
         "frames",
         "last_seq",
+        "mark_end",
         "offset",
         "roll",
         "sync",
@@ -126,6 +135,7 @@ class WriteJob(Job):
         self.end = offset
         self.last_seq = 0
         self.zeroed = 0
+        self.mark_end = 0
         self.written = 0
 
     def run(self, disk: Disk) -> None:
@@ -178,13 +188,14 @@ class TrimJob(Job):
 class CloseJob(Job):
     """Cut the zeros behind the last group and write the clean mark, synced."""
 
-    __slots__ = ("cut", "fd", "mark", "offset", "written")
+    __slots__ = ("cut", "fd", "mark", "mark_offset", "offset", "written")
 
-    def __init__(self, fd: int, offset: int, mark: Sequence[Buffer], *, cut: bool) -> None:
+    def __init__(self, fd: int, offset: int, mark: Sequence[Buffer], mark_offset: int, *, cut: bool) -> None:
         super().__init__()
         self.fd = fd
         self.offset = offset
         self.mark = mark
+        self.mark_offset = mark_offset
         self.cut = cut
         self.written = 0
 
@@ -193,6 +204,6 @@ class CloseJob(Job):
         try:
             if self.cut:
                 disk.truncate(self.fd, self.offset)
-            self.written = disk.pwrite(self.fd, self.mark, self.offset, sync=True)
+            self.written = disk.pwrite(self.fd, self.mark, self.mark_offset, sync=True)
         finally:
             disk.close(self.fd)

@@ -82,7 +82,8 @@ class Tail:
     """The active segment: where the next group goes, and what is known to be on the medium.
 
     ``offset``/``last_seq``: end of what was written; ``synced``/``synced_seq``: end of what is durable.
-    ``zeroed``: the file holds zeros (or a mark) up to here. ``marked``: offset that the last mark stands for.
+    ``zeroed``: end of the file. ``marked``: offset that the last mark stands for; ``mark_end``: end of a mark
+    that nothing has overwritten yet.
     """
 
     __slots__ = (
@@ -91,6 +92,7 @@ class Tail:
         "hints",
         "index",
         "last_seq",
+        "mark_end",
         "marked",
         "offset",
         "run_s",
@@ -106,6 +108,7 @@ class Tail:
         self.first_seq = first_seq
         self.offset = self.synced = self.zeroed = self.marked = offset
         self.last_seq = self.synced_seq = first_seq - 1
+        self.mark_end = 0
         self.run_s = run_s
         self.stem = self.name[: -len(SEGMENT_SUFFIX)].encode()
         self.hints: list[tuple[int, int]] = []

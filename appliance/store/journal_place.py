@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from appliance.store.journal_format import FLAG_CLEAN, FLAG_MARK, HEADER_SIZE, SegmentHeader, pack_header
+from appliance.store.journal_format import (
+    FLAG_CLEAN,
+    FLAG_MARK,
+    HEADER_SIZE,
+    SECTOR,
+    SegmentHeader,
+    pack_header,
+)
 from appliance.store.journal_jobs import CloseJob, Roll, WriteJob
 from appliance.store.journal_pending import Frame, Tail
 from appliance.store.journal_types import JournalSpec
@@ -53,10 +60,11 @@ class Placer:
         change no metadata (see ``JournalSpec.zero_ahead_bytes``).
         """
         buffers, end = self._frame(frames, tail, tail.offset, tail.synced, run_s)
-        zeros = 0
+        zeros = max(tail.mark_end - end, 0)  # a mark must not outlive what it stands behind
         ahead = self._spec.zero_ahead_bytes
         if sync and end > tail.zeroed and end - tail.offset <= ahead // _SMALL:
-            zeros = max(min(ahead, self._spec.segment_bytes - end), 0)
+            zeros = max(min(ahead, self._spec.segment_bytes - end), zeros)
+        if zeros:
             buffers.append(_ZEROS[:zeros])
         job = WriteJob(tail, buffers, tail.offset, sync=sync)
         return _carry(job, frames, end, max(tail.zeroed, end + zeros))
@@ -108,20 +116,23 @@ class Placer:
         return _carry(WriteJob(tail, buffers, 0, sync=True, roll=roll), frames, end, end + probe)
 
     def mark(self, tail: Tail, run_s: int) -> WriteJob:
-        """A mark at the end of the active segment, not synced: it costs no flush of its own."""
-        buffers, end = self._mark(tail, run_s, FLAG_MARK)
-        job = WriteJob(tail, buffers, tail.offset, sync=False)
-        return _carry(job, (), tail.offset, max(tail.zeroed, end))
+        """A mark behind the last group, not synced: it costs no flush of its own."""
+        buffers, start, end = self._mark(tail, run_s, FLAG_MARK)
+        job = _carry(WriteJob(tail, buffers, start, sync=False), (), tail.offset, max(tail.zeroed, end))
+        job.mark_end = end
+        return job
 
     def close(self, tail: Tail, run_s: int) -> CloseJob:
         """The end of an orderly run: a clean mark, synced."""
-        buffers, _ = self._mark(tail, run_s, FLAG_MARK | FLAG_CLEAN)
-        return CloseJob(tail.fd, tail.offset, buffers, cut=tail.zeroed > tail.offset)
+        buffers, start, _ = self._mark(tail, run_s, FLAG_MARK | FLAG_CLEAN)
+        return CloseJob(tail.fd, tail.offset, buffers, start, cut=tail.zeroed > tail.offset)
 
-    def _mark(self, tail: Tail, run_s: int, flags: int) -> tuple[list[bytes | memoryview], int]:
+    def _mark(self, tail: Tail, run_s: int, flags: int) -> tuple[list[bytes | memoryview], int, int]:
         frame = Frame(tail.last_seq + 1)
         frame.flags = flags
-        return self._frame([frame], tail, tail.offset, tail.synced, run_s)
+        start = -(-tail.offset // SECTOR) * SECTOR
+        buffers, end = self._frame([frame], tail, start, tail.synced, run_s)
+        return buffers, start, end
 
     def _frame(
         self, frames: Sequence[Frame], tail: Tail, position: int, synced: int, run_s: int

@@ -264,7 +264,8 @@ def _tail(found: _Found) -> Tail:
     tail = Tail(stored.index, stored.first_seq, run_s=_made_at(stored), offset=verdict.end)
     tail.fd = found.fd
     tail.last_seq = tail.synced_seq = verdict.next_seq - 1
-    tail.marked = verdict.end if verdict.marked else 0
+    tail.marked = verdict.end if verdict.mark_end else 0
+    tail.mark_end = verdict.mark_end
     tail.zeroed = max(verdict.end, verdict.file_end)
     tail.hints = list(verdict.hints)
     return tail

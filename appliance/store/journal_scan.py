@@ -20,6 +20,7 @@ from appliance.store.journal_format import (
     Group,
     parse_head,
     parse_tail,
+    tail_distance,
     verify_group,
 )
 from appliance.system.disk import Disk
@@ -28,6 +29,7 @@ __all__ = ["Hole", "Scan", "Window", "looks_complete"]
 
 _BLOCK = 256 << 10
 _PLAUSIBLE_RECORDS = 1 << 24
+_FLIPS = 2
 
 
 class Hole(msgspec.Struct, frozen=True):
@@ -93,7 +95,7 @@ class Scan:
         group = self._group_at(self.offset)
         if group is not None:
             return self._accept(group)
-        if self.zeros_from(self.offset):
+        if self._find_mark() or self.zeros_from(self.offset):
             return None
         found = self._resync(self.offset + 1)
         hole = Hole(self.offset, self.end if found is None else found, found is not None)
@@ -108,6 +110,16 @@ class Scan:
         self.offset = group.end
         self.min_seq = group.last_seq + 1
         return group
+
+    def _find_mark(self) -> bool:
+        """A mark stands at the next sector boundary behind the last group, with zeros between."""
+        at = -(-self.offset // SECTOR) * SECTOR
+        if at == self.offset or self._window.take(self.offset, at - self.offset).strip(b"\0"):
+            return False
+        group = self._group_at(at)
+        if group is not None and group.flags & FLAG_MARK and group.synced == self.offset:
+            self.mark = group
+        return self.mark is not None
 
     def _group_at(self, offset: int) -> Group | None:
         head = parse_head(self._window.take(offset, HEAD_SIZE), offset)
@@ -141,24 +153,27 @@ class Scan:
         return None
 
 
-def looks_complete(window: Window, start: int, end: int, expected_seq: int) -> int | None:
+def looks_complete(window: Window, stem: bytes, start: int, end: int, expected_seq: int) -> int | None:
     """Last sequence number of a group (or run of groups) that was written to its end, but fails its check.
 
-    A write that a crash tore leaves whole sectors, or everything behind a cut, as they were before: zeros
-    (segments are never recycled). So bytes without an untouched sector that end with a group's tail, or whose
-    head reaches exactly to their end, were all written, and a bit flipped since. None means torn. A record
-    that itself holds an aligned sector of zeros makes a flip look torn; that is the known limit.
+    A write that a crash tore leaves whole sectors, or everything behind a cut, as they were before: zeros, or
+    a mark at their start (segments are never recycled). So bytes without an untouched sector that end with
+    a group's tail, or whose head reaches exactly to their end, were all written, and a bit flipped since.
+    None means torn. A record that itself holds an aligned sector of zeros makes a flip look torn: the limit.
     """
     last_used = _end_of_bytes(window, start, end)
-    if last_used - start < GROUP_OVERHEAD or _has_untouched_sector(window, start, last_used):
+    if last_used - start < GROUP_OVERHEAD or _has_untouched_sector(window, stem, start, last_used):
         return None
-    tail = parse_tail(window.take(last_used - TAIL_SIZE, TAIL_SIZE))
-    if tail is not None and expected_seq <= tail[0] < expected_seq + _PLAUSIBLE_RECORDS:
-        return tail[0]
+    tail = window.take(last_used - TAIL_SIZE, TAIL_SIZE)
+    ends = parse_tail(tail)
+    if ends is not None and expected_seq <= ends[0] < expected_seq + _PLAUSIBLE_RECORDS:
+        return ends[0]
     head = parse_head(window.take(start, HEAD_SIZE), start)
     if head is None or head.first_seq != expected_seq or start + head.size != last_used:
         return None
-    return head.last_seq if 0 < head.count < _PLAUSIBLE_RECORDS else None
+    if not 0 < head.count < _PLAUSIBLE_RECORDS or tail_distance(tail, head.last_seq) > _FLIPS:
+        return None
+    return head.last_seq
 
 
 def _end_of_bytes(window: Window, start: int, end: int) -> int:
@@ -176,12 +191,21 @@ def _end_of_bytes(window: Window, start: int, end: int) -> int:
     return last
 
 
-def _has_untouched_sector(window: Window, start: int, end: int) -> bool:
+def _has_untouched_sector(window: Window, stem: bytes, start: int, end: int) -> bool:
     offset = start
     while offset < end:
         stop = min(offset - offset % SECTOR + SECTOR, end)
         piece = window.take(offset, stop - offset)
         if not piece.strip(b"\0") and (len(piece) == SECTOR or offset == start):
             return True
+        if piece.startswith(GROUP_MAGIC) and offset != start and _is_mark(window, stem, offset):
+            return True
         offset = stop
     return False
+
+
+def _is_mark(window: Window, stem: bytes, offset: int) -> bool:
+    head = parse_head(window.take(offset, HEAD_SIZE), offset)
+    if head is None or not head.flags & FLAG_MARK:
+        return False
+    return verify_group(window.take(offset, head.size), head, stem) is not None
