@@ -50,7 +50,7 @@ def run_plane(main: PlaneMain, context: PlaneContext, *, keep: Iterable[int]) ->
         for variable in NOTIFY_VARIABLES:
             os.environ.pop(variable, None)
         _reset_signals()
-        faulthandler.enable()
+        faulthandler.enable(file=2)
         code = main(context) or EX_CLEAN
     except BaseException as error:  # noqa: BLE001 - the top of a process: everything ends here, visibly
         code = exit_code_of(error)

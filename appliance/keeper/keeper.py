@@ -103,6 +103,7 @@ class Keeper:
         Raises:
             Conflict: another keeper holds this run directory.
         """
+        process.ensure_stdio()
         with InstanceLock(self._run_directory / "keeper.lock"):
             wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             before = self._take_signals(wake_write)

@@ -94,10 +94,11 @@ class Observer:
         self._notifier.stopping()
 
     def stopped(self, plan: KeeperPlan, statistics: KeeperStatistics) -> None:
-        """The keeper ends."""
+        """The keeper ends; nothing is reported after this."""
         counters = msgspec.structs.asdict(statistics)
         self._log.info("stopped", exit_code=plan.exit_code, planes=plan.summary(), **counters)
         log.flush()
+        self._notifier.close()
 
     def _plane(self, status: PlaneStatus) -> None:
         name = f"plane_{status.state}"

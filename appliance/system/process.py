@@ -21,6 +21,7 @@ __all__ = [
     "become_subreaper",
     "children",
     "close_descriptors_except",
+    "ensure_stdio",
     "next_exited",
     "open_descriptors",
     "process_name",
@@ -143,6 +144,19 @@ def close_descriptors_except(keep: Iterable[int]) -> int:
         os.close(fd)
         closed += 1
     return closed
+
+
+def ensure_stdio() -> int:
+    """Open what is closed among descriptors 0, 1 and 2 on ``/dev/null``; returns how many were.
+
+    Else the next file or socket to be opened would become somebody's standard output.
+    """
+    opened = 0
+    for fd in (0, 1, 2):
+        if not _is_open(fd):
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+            opened += 1
+    return opened
 
 
 def next_exited() -> int | None:

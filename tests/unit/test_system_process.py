@@ -134,6 +134,19 @@ def test_closing_all_but_some_descriptors() -> None:
     assert reap_within(fork(body)) == ProcessExit(0)
 
 
+def test_closed_stdio_becomes_dev_null() -> None:
+    def body() -> int:
+        null = os.stat(os.devnull).st_rdev
+        os.close(0)
+        os.close(2)
+        if process.ensure_stdio() != 2 or process.ensure_stdio() != 0:
+            return 1
+        good = all(os.fstat(fd).st_rdev == null and os.get_inheritable(fd) for fd in (0, 2))
+        return 0 if good and os.write(2, b"x") == 1 else 2
+
+    assert reap_within(fork(body)) == ProcessExit(0)
+
+
 def test_open_descriptors_does_not_count_itself() -> None:
     before = process.open_descriptors()
     read_end, write_end = os.pipe()
