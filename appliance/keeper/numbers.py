@@ -1,10 +1,12 @@
 """Numbers and names of supervision: delays, deadlines, exit codes, which plane is which.
 
 Defaults suit a small box that nobody watches; the reasons stand in
-``docs/decisions/0002-keeper-forks-planes.md``. No logic beyond checking that the numbers fit together.
+``docs/decisions/0002-keeper-forks-planes.md``. No logic beyond checking that they fit together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import msgspec
 
@@ -16,6 +18,7 @@ __all__ = [
     "ROUTING_PLANE",
     "TOGETHER_PLANE",
     "KeeperSettings",
+    "routing_plane",
 ]
 
 ROUTING_PLANE = "data"
@@ -64,3 +67,17 @@ class KeeperSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("park_after counts failures: at least 1")
         if min(self.healthy_after_s, self.start_timeout_s, self.restart_grace_s) <= 0:
             raise ValueError("healthy_after_s, start_timeout_s and restart_grace_s are above 0")
+
+
+def routing_plane(planes: Iterable[str]) -> str:
+    """Which of these planes routes: ``data``, else the only one.
+
+    Raises:
+        ValueError: several planes, none of them ``data``.
+    """
+    names = tuple(planes)
+    if ROUTING_PLANE in names:
+        return ROUTING_PLANE
+    if len(names) == 1:
+        return names[0]
+    raise ValueError(f"none of the planes {names} routes")

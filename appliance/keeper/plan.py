@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -19,9 +19,9 @@ from appliance.keeper.numbers import (
     EX_CONFIG,
     EX_SOFTWARE,
     EX_UNCLEAN,
-    ROUTING_PLANE,
     TOGETHER_PLANE,
     KeeperSettings,
+    routing_plane,
 )
 from appliance.keeper.protocol import PlaneStatus
 from appliance.system.process import ProcessExit
@@ -34,7 +34,6 @@ __all__ = [
     "Kill",
     "PlaneState",
     "SendStop",
-    "routing_plane",
 ]
 
 
@@ -98,20 +97,6 @@ class _Plane:
     @property
     def runs(self) -> bool:
         return self.state in _RUNNING
-
-
-def routing_plane(planes: Iterable[str]) -> str:
-    """Which of these planes routes: ``data``, else the only one.
-
-    Raises:
-        ValueError: several planes, none of them ``data``.
-    """
-    names = tuple(planes)
-    if ROUTING_PLANE in names:
-        return ROUTING_PLANE
-    if len(names) == 1:
-        return names[0]
-    raise ValueError(f"none of the planes {names} routes")
 
 
 class KeeperPlan:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.keeper.numbers import KeeperSettings
+from appliance.keeper.numbers import KeeperSettings, routing_plane
 
 
 def test_defaults_fit_together_and_stop_within_five_seconds() -> None:
@@ -27,3 +27,17 @@ def test_defaults_fit_together_and_stop_within_five_seconds() -> None:
 def test_numbers_that_do_not_fit_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         KeeperSettings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("planes", "routing"),
+    [(("control", "world", "data"), "data"), (("all",), "all"), (("data",), "data"), (("lone",), "lone")],
+)
+def test_which_plane_routes(planes, routing) -> None:
+    assert routing_plane(planes) == routing
+
+
+@pytest.mark.parametrize("planes", [(), ("control", "world")])
+def test_some_plane_has_to_route(planes) -> None:
+    with pytest.raises(ValueError, match="none of the planes"):
+        routing_plane(planes)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from appliance.keeper.numbers import EX_CLEAN, EX_CONFIG, EX_SOFTWARE, EX_UNCLEAN, KeeperSettings
-from appliance.keeper.plan import Fork, KeeperPlan, Kill, PlaneState, SendStop, routing_plane
+from appliance.keeper.plan import Fork, KeeperPlan, Kill, PlaneState, SendStop
 from appliance.system.process import ProcessExit
 from appliance.wire.errors import Conflict, NotFound
 
@@ -42,13 +42,6 @@ def test_the_routing_plane_starts_first_and_nobody_waits_for_it() -> None:
     plan.start(5.0)
     assert plan.tick(5.0) == [Fork("data"), Fork("control"), Fork("world")]
     assert plan.tick(5.0) == []
-
-
-@pytest.mark.parametrize(
-    ("planes", "routing"), [(THREE, "data"), (("all",), "all"), (("data",), "data"), (("lone",), "lone")]
-)
-def test_which_plane_routes(planes, routing) -> None:
-    assert routing_plane(planes) == routing
 
 
 @pytest.mark.parametrize("planes", [(), ("data", "data"), ("control", "world")])
