@@ -1,4 +1,4 @@
-"""What holds for all tests: which of them can run here.
+"""What holds for all tests: which of them can run here, and where a hive may lie.
 
 Tests marked `privileged` need root. Elsewhere they are deselected, not failed and not silently passed: the
 summary says how many and how to run them.
@@ -7,6 +7,10 @@ summary says how many and how to run them.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +33,11 @@ def pytest_terminal_summary(
     count = config.stash.get(_LEFT_OUT, 0)
     if count:
         terminalreporter.write_line(f"{count} privileged tests left out: they need root (sudo make test)")
+
+
+@pytest.fixture
+def hive_folder() -> Iterator[Path]:
+    """An empty folder with a short path: that of a Unix socket has 107 bytes, and pytest's own is long."""
+    folder = Path(tempfile.mkdtemp(prefix="fluxbee-"))
+    yield folder
+    shutil.rmtree(folder)
