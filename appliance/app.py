@@ -103,6 +103,9 @@ class Hive(msgspec.Struct, frozen=True, kw_only=True):
             ),
             turns_keep_bytes=settings.turns.keep_bytes,
             turns_keep_s=settings.turns.keep_days * 86_400.0,
+            flush_interval_s=settings.journals.flush_ms / 1000,
+            flush_bytes=settings.journals.flush_bytes,
+            sync_interval_s=settings.journals.sync_ms / 1000,
             live=msgspec.structs.replace(LIVE, map_bytes=settings.regions.tmpfs_map_bytes),
         )
 
@@ -159,6 +162,7 @@ async def control_plane(
         return Health(reasons=report.reasons, facts={**report.facts, **planes})
 
     async with routes.opened(), trio.open_nursery() as nursery:
+        nursery.start_soon(routes.publish)
         for name, body in (("SY.config.routes", routes.serve), ("SY.health", health.serve)):
             service = partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths)
             nursery.start_soon(service, name=name)

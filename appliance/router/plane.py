@@ -20,6 +20,7 @@ from appliance.store.generations import GenerationPage
 from appliance.store.journal import Journal
 from appliance.store.journal_types import JournalSpec, JournalStatistics
 from appliance.store.layouts import NODES, ROUTERS, THREADS, RouterRow
+from appliance.store.published import Publisher
 from appliance.store.region import Environment
 from appliance.store.region_admit import CONTROL, LIVE, EnvironmentFiles, EnvironmentSpec
 from appliance.store.replay import replay
@@ -44,6 +45,7 @@ __all__ = ["DataPlane", "DataPlaneConfig"]
 
 _TURNS: Final = "storage.turns"
 _THREADS: Final = "threads"
+_PUBLISHED: Final = frozenset({ROUTERS.name, NODES.name})
 _UPKEEP_S: Final = 5.0
 _IMAGE_AFTER_BYTES: Final = 8 << 20
 """A base image of the thread ledger is due after so many bytes of reservations."""
@@ -61,6 +63,9 @@ class DataPlaneConfig(msgspec.Struct, frozen=True, kw_only=True):
     turn_budget: TurnBudget = TurnBudget()
     turns_keep_bytes: int = 2_000_000_000
     turns_keep_s: float = 7 * 86_400.0
+    flush_interval_s: float = 0.25
+    flush_bytes: int = 1 << 20
+    sync_interval_s: float = 1.0
     live: EnvironmentSpec = LIVE
 
 
@@ -106,6 +111,7 @@ class DataPlane:
                 self._build(settings)
                 await self._ledger.begin()
                 nursery.start_soon(self._upkeep)
+                nursery.start_soon(self._publisher.run)
                 task_status.started(self)
                 log.info("router_listens", socket=str(self._socket_path), name=settings.router_name)
                 await self.shell.run()
@@ -126,8 +132,14 @@ class DataPlane:
         except FluxbeeError as error:
             # A view that cannot be written costs a view, not the routing (design.md §5).
             log.error("live_region_failed", code="FX102", error=str(error))
+        self._publisher = Publisher(self._live, self._paths.published / f"{LIVE.name}.mdb")
+        self._live.on_change(self._publish)
         files = EnvironmentFiles(self._paths.regions_disk, CONTROL.name)
         self._view = ConfigView(files.data, self._page)
+
+    def _publish(self, regions: frozenset[str]) -> None:
+        if not regions.isdisjoint(_PUBLISHED):  # thread numbers move all the time and are nobody's to read
+            self._publisher.notify()
 
     async def _open_journals(self, nursery: trio.Nursery) -> None:
         config, root = self._config, self._paths.journals
@@ -140,12 +152,22 @@ class DataPlane:
             keep_age_s=config.turns_keep_s,
         )
         threads = JournalSpec(name=_THREADS, kind="state", durability="relaxed", segment_bytes=4 << 20)
+        turns, threads = self._paced(turns), self._paced(threads)
         self._turns = await Journal.opened(root / _TURNS, turns)
         self._threads = await Journal.opened(root / _THREADS, threads)
         for journal in (self._turns, self._threads):
             await nursery.start(self._keep, journal)
         self._ledger = ThreadLedger(self._threads, self._live, boot_id())
         await self._ledger.replay(replay(self._threads))
+
+    def _paced(self, spec: JournalSpec) -> JournalSpec:
+        config = self._config
+        return msgspec.structs.replace(
+            spec,
+            flush_interval_s=config.flush_interval_s,
+            flush_bytes=config.flush_bytes,
+            sync_interval_s=config.sync_interval_s,
+        )
 
     async def _keep(self, journal: Journal, *, task_status: trio.TaskStatus[None]) -> None:
         """Run a journal out of reach of the plane's cancellation: it ends last, see :meth:`_stop`."""
@@ -213,6 +235,7 @@ class DataPlane:
         """What may wait some seconds: the ceiling of thread numbers, the ledger's image, dead readers."""
         while True:
             await trio.sleep(_UPKEEP_S)
+            self._turn_log.write_gap()
             try:
                 if self._ledger.wants_ceiling:
                     await self._ledger.raise_ceiling()

@@ -315,3 +315,24 @@ def test_a_second_hive_in_the_same_place_is_refused(hive):
     )
     assert second.returncode == 8
     assert "remedy" in second.stderr
+
+
+def test_tools_read_published_copies_of_the_regions(hive):
+    from appliance.sdk.regions import open_published
+    from appliance.store.layouts import CFG_META, CONFIG, NODE_NAME, NODES
+
+    async def body():
+        async with hive.connect("AI.seen") as node:
+            live = open_published("live", [NODES], paths=hive.paths)
+            with trio.fail_after(5):
+                while not live.values(NODE_NAME, "AI.seen@motherbee"):  # noqa: ASYNC110 - at most once a second
+                    await trio.sleep(0.05)
+            assert live.values(NODE_NAME, "AI.seen@motherbee")[0][1] == node.uuid
+            live.close()
+            control = open_published("control", [CONFIG], paths=hive.paths)
+            meta = control.get(CFG_META, "v")
+            assert meta is not None
+            assert meta.doc_version == 1
+            control.close()
+
+    in_trio(body)

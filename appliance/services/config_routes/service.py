@@ -19,6 +19,7 @@ from appliance.store.generations import GenerationPage
 from appliance.store.journal import Journal
 from appliance.store.journal_types import Gap, JournalSpec
 from appliance.store.layouts import CFG_META, CFG_ROUTE, CFG_VPN, CONFIG, ConfigMeta
+from appliance.store.published import Publisher
 from appliance.store.region import Environment
 from appliance.store.region_admit import EnvironmentSpec
 from appliance.store.replay import replay
@@ -188,6 +189,12 @@ class RouteService:
                     answer = self._desk.not_stored(message, src=node.uuid, error=error)
             if answer is not None and message.routing.src:
                 await node.send(answer)
+
+    async def publish(self) -> None:
+        """Keep the copy that nodes and tools read up to date, until cancelled."""
+        publisher = Publisher(self._environment, self._paths.published / f"{self._spec.name}.mdb")
+        self._environment.on_change(publisher.notify)
+        await publisher.run()
 
     def journals(self) -> Sequence[JournalState]:
         """For the health report."""
