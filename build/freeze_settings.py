@@ -21,11 +21,20 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PROGRAM = str(REPOSITORY / "build" / "program.py")
 
 HIDDEN = [
-    # Found by name at run time, so no import statement leads PyInstaller to them.
+    # Found by name at run time, or asked for by a C extension: no import statement leads PyInstaller to them.
     *collect_submodules("appliance", filter=lambda name: not name.startswith("appliance.testing")),
     *collect_submodules("hypercorn", filter=lambda name: "asyncio" not in name and "uvloop" not in name),
     "anyio._backends._trio",
     "_cffi_backend",
+    # cbor2 asks for these when it first meets a tag.
+    "decimal",
+    "email.mime.text",
+    "email.parser",
+    "fractions",
+    "ipaddress",
+    "uuid",
+    "lmdb._config",
+    "lmdb._envid",
     "lmdb.cpython",
     "zmq.backend.cython",
     "zmq.backend.cython._zmq",

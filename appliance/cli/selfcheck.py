@@ -2,7 +2,7 @@
 
 PyInstaller leaves out what no import statement names: C extensions, a library opened by path, a backend
 found at run time. So each check uses its library for something small and real instead of just importing it.
-Nothing is started, opened or written.
+No hive is touched; what is written lies in a temporary folder.
 """
 
 from __future__ import annotations
@@ -76,17 +76,41 @@ def _msgspec() -> None:
 
 
 def _lmdb() -> None:
+    from tempfile import TemporaryDirectory
+
     import lmdb
 
-    lmdb.version()
     if "lmdb.cpython" not in sys.modules:
         raise RuntimeError("the C extension is missing")
+    # Opening imports more than importing does: the C extension asks for Python modules then.
+    with TemporaryDirectory() as folder, lmdb.open(folder, map_size=1 << 20, max_dbs=1) as environment:
+        table = environment.open_db(b"table")
+        with environment.begin(write=True, db=table) as transaction:
+            transaction.put(b"hive", b"bee")
+        with environment.begin(db=table) as transaction:
+            if transaction.get(b"hive") != b"bee":
+                raise RuntimeError("the record did not survive")
 
 
 def _cbor2() -> None:
+    from datetime import UTC, datetime
+    from decimal import Decimal
+    from fractions import Fraction
+    from ipaddress import IPv4Address
+    from uuid import UUID
+
     import cbor2
 
-    if cbor2.loads(cbor2.dumps({1: b"\x00"})) != {1: b"\x00"}:
+    # Tags make the extension import more: numbers, addresses, mail.
+    told = [
+        b"\x00",
+        datetime(2000, 1, 1, tzinfo=UTC),
+        Decimal("0.1"),
+        Fraction(1, 3),
+        UUID(int=1),
+        IPv4Address(1),
+    ]
+    if cbor2.loads(cbor2.dumps(told)) != told:
         raise RuntimeError("CBOR did not survive")
 
 
@@ -96,6 +120,12 @@ def _pyzmq() -> None:
     if not zmq.has("curve"):
         raise RuntimeError("libzmq was built without CURVE")
     zmq.curve_keypair()
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as one, context.socket(zmq.DEALER) as other:
+        one.bind("inproc://selfcheck")
+        other.connect("inproc://selfcheck")
+        other.send(b"hive")
+        if one.poll(1000) == 0 or one.recv_multipart()[-1] != b"hive":
+            raise RuntimeError("the message did not arrive")
 
 
 def _cryptography() -> None:

@@ -57,7 +57,7 @@ class Shell:
         self.folder = folder
         self.running: list[subprocess.Popen[bytes]] = []
         programs = folder / "bin"
-        programs.mkdir(parents=True)
+        programs.mkdir()
         for name, words in (("fluxbee", "-m appliance"), ("python", "")):
             script = programs / name
             script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
@@ -131,9 +131,8 @@ def assert_shown(expected: str, output: str) -> None:
 
 
 @pytest.fixture
-def shell(tmp_path):
-    # A Unix socket's path has 108 bytes at most; pytest's own folder is short enough, and the hive checks.
-    shell = Shell(tmp_path / "t")
+def shell(hive_folder):
+    shell = Shell(hive_folder)
     config = shell.folder / "var" / "etc" / "hive.yaml"
     config.parent.mkdir(parents=True)
     text = (ROOT / "config" / "development.yaml").read_text()
