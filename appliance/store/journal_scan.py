@@ -20,6 +20,7 @@ from appliance.store.journal_format import (
     Group,
     parse_head,
     parse_tail,
+    split_records,
     tail_distance,
     verify_group,
 )
@@ -166,14 +167,29 @@ def looks_complete(window: Window, stem: bytes, start: int, end: int, expected_s
         return None
     tail = window.take(last_used - TAIL_SIZE, TAIL_SIZE)
     ends = parse_tail(tail)
-    if ends is not None and expected_seq <= ends[0] < expected_seq + _PLAUSIBLE_RECORDS:
-        return ends[0]
+    told = 0 if ends is None or not _plausible(ends[0], expected_seq) else ends[0]
     head = parse_head(window.take(start, HEAD_SIZE), start)
     if head is None or head.first_seq != expected_seq or start + head.size != last_used:
-        return None
-    if not 0 < head.count < _PLAUSIBLE_RECORDS or tail_distance(tail, head.last_seq) > _FLIPS:
-        return None
-    return head.last_seq
+        return told or None
+    if not _plausible(head.last_seq, expected_seq) or tail_distance(tail, head.last_seq) > _FLIPS:
+        return told or None
+    body = window.take(start + HEAD_SIZE, head.body_bytes)
+    return _which(body, expected_seq, told or head.last_seq, head.last_seq)
+
+
+def _plausible(last_seq: int, expected_seq: int) -> bool:
+    return expected_seq <= last_seq < expected_seq + _PLAUSIBLE_RECORDS
+
+
+def _which(body: bytes, first_seq: int, tail_seq: int, head_seq: int) -> int:
+    """Head or tail, whichever counts the records right; the higher one if neither does."""
+    for last_seq in (tail_seq, head_seq):
+        try:
+            split_records(body, last_seq - first_seq + 1)
+        except ValueError:
+            continue
+        return last_seq
+    return max(tail_seq, head_seq)
 
 
 def _end_of_bytes(window: Window, start: int, end: int) -> int:

@@ -108,7 +108,7 @@ class JournalSpec(msgspec.Struct, frozen=True, kw_only=True):
         checks = (
             ("name", bool(self.name)),
             ("segment_bytes", 4096 <= self.segment_bytes <= 1 << 30),
-            ("group_bytes", 0 < self.group_bytes <= self.segment_bytes),
+            ("group_bytes", 0 < self.group_bytes <= 1 << 28),
             ("max_append_bytes", 0 < self.max_append_bytes <= 256 << 20),
             ("max_pending_bytes", self.max_pending_bytes >= self.max_append_bytes),
             ("overflow", self.overflow == "busy" or self.kind == "log"),
