@@ -52,6 +52,7 @@ _encode = msgspec.json.Encoder().encode
 _INTERCEPTED = frozenset({verbs.WITHDRAW, verbs.CONFIG_CHANGED, verbs.OPA_RELOAD})
 _ERRORS = frozenset({verbs.UNREACHABLE, verbs.TTL_EXCEEDED})
 _ROUTES_CACHED = 4096
+_LONGEST_CACHED = 512  # characters of a destination; `base@*` may be as long as a frame
 _META_OPENS = b'},"meta":{'
 _AFTER_SRC = len(b'{"routing":{"src":"') + 36 + 1
 _AFTER_ROUTING = _AFTER_SRC + len(b',"dst":"","ttl":0,"trace_id":""')  # the shortest there is
@@ -134,7 +135,10 @@ class Engine:
         reached before and that has room, is checked, stamped and queued right here. Whatever is special
         about a frame sends it the long way through :meth:`_frame`, which obeys the same rules.
         """
-        buffer = source.rest + data if source.rest else data
+        buffer = data
+        if source.rest:
+            buffer = source.rest + data
+            source.rest = b""
         end = len(buffer)
         position = 0
         routes = self._fast_routes(source)
@@ -148,8 +152,7 @@ class Engine:
             stop = start + size
             if stop > end:
                 if size > MAX_FRAME_BYTES:
-                    self.reject(source, "oversize_in")
-                    self.close(source, "oversize_in")
+                    self._refuse_oversize(source)
                     return
                 break
             frame = buffer[start:stop]
@@ -200,6 +203,9 @@ class Engine:
                         else:
                             self._batch_skipped += 1
                         continue
+            if size > MAX_FRAME_BYTES:
+                self._refuse_oversize(source)
+                return
             self._frame(source, frame)
             if source.blocked:
                 break
@@ -207,8 +213,11 @@ class Engine:
             young = self.threads.young
             claim = source.claim
             stamp = source.stamp
+        rest = buffer[position:] if position else buffer
         if source.closing is None:
-            source.rest = buffer[position:] if position else buffer
+            source.rest = rest
+        else:
+            self._leave_unread(rest)
 
     def _fast_routes(self, source: Connection) -> dict[str | None, Connection]:
         """Recipients that the fast lane may use: none while somebody watches or memory must be spliced."""
@@ -222,8 +231,12 @@ class Engine:
             return
         connection.closing = reason
         connection.blocked = True
-        connection.rest = b""
         self.counts[f"closed.{reason}"] += 1
+        self._leave_unread(connection.rest)
+        connection.rest = b""
+        lost = connection.outbox.abandon()
+        if lost:
+            self.counts["lost_unsent"] += lost
         if connection.state is State.READY:
             self.fib.remove(connection)
             self.changes.append(("down", connection))
@@ -238,6 +251,20 @@ class Engine:
         for sender in list(connection.outbox.waiting):
             self.resume(sender)
         self.doomed.append(connection)
+
+    def _refuse_oversize(self, source: Connection) -> None:
+        """There is no finding the next frame after one that is too long: the connection is finished."""
+        self.reject(source, "oversize_in")
+        self.close(source, "oversize_in")
+
+    def _leave_unread(self, rest: bytes) -> None:
+        """Count the whole frames that a connection had sent when it was closed and that nobody looked at."""
+        position, left = 0, 0
+        while len(rest) - position >= 4:
+            position += 4 + _unpack(rest, position)[0]
+            left += position <= len(rest)
+        if left:
+            self.counts["lost_unread"] += left
 
     # --- pausing senders -------------------------------------------------------------------------------
 
@@ -387,7 +414,7 @@ class Engine:
             return
         else:
             decision = self.decide(source, dst)
-            if decision.connection is not None:
+            if decision.connection is not None and len(dst) <= _LONGEST_CACHED:
                 self._remember(source, dst, decision.connection)
         self._follow(source, message, meta, body, decision)
 
@@ -456,6 +483,7 @@ class Engine:
             self.reject(source, "broadcast_duplicate")
             return
         target = meta.target if meta.target is not UNSET else None
+        self.counts["broadcast"] += 1
         self.flood(source, body, list(recipients(self.fib, source, target)))
         self._tapped(source, message, meta, None, "broadcast", body)
         if routing.ttl >= 3:
@@ -502,6 +530,7 @@ class Engine:
             return True
         message.routing.src_l2_name = source.name
         body = render(message, extras)
+        self.counts["flooded"] += 1
         self.flood(source, body, [node for node in self.fib.by_uuid.values() if node is not source])
         self._tapped(source, message, meta, None, "flooded", body)
         return True
@@ -515,7 +544,10 @@ class Engine:
 
     def tell(self, connection: Connection, body: bytes) -> None:
         """Queue a router-made frame in the control lane."""
-        if connection.outbox.put_control(body):
+        if len(body) > MAX_FRAME_BYTES:
+            # It repeats a destination and a trace that filled the sender's own frame.
+            self.counts["oversize_out"] += 1
+        elif connection.outbox.put_control(body):
             self.mark(connection)
         else:
             self.counts["control_dropped"] += 1

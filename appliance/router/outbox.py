@@ -135,7 +135,7 @@ class Outbox:
         limits = self.limits
         if (
             len(self._control) >= limits.control_frames
-            or self._control_bytes + len(body) > limits.control_bytes
+            or self._control_bytes + len(body) + 4 > limits.control_bytes
         ):
             self.control_dropped += 1
             return False
@@ -178,6 +178,20 @@ class Outbox:
         frames_left = -(-self._current_frames * left // (left + sent_bytes))
         self.queued_frames -= self._current_frames - frames_left
         self._current_frames = frames_left
+
+    def abandon(self) -> int:
+        """Empty every lane; return how many data frames the recipient has not taken to the last byte."""
+        lost = len(self.frames) // 2
+        if not self._current_control:
+            position, end = 0, len(self._current)
+            while position < end:
+                position += 4 + HEADER.unpack_from(self._current, position)[0]
+                lost += position > self._offset
+        self.frames = []
+        self._control.clear()
+        self._current, self._offset, self._current_frames, self._current_control = b"", 0, 0, 0
+        self.queued_frames = self.queued_bytes = self._control_bytes = 0
+        return lost
 
     def roomy(self) -> bool:
         """Whether the queue drained to a quarter of its bound, so that paused senders may go on."""
