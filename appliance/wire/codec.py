@@ -160,6 +160,7 @@ SHALLOW_BYTES: Final = 360
 """A fast-lane frame up to this size cannot be too deep: its fixed parts, uuid included, take 110 bytes at
 least, and a level of nesting two."""
 _SHALLOW_ANYHOW: Final = 2 * MAX_DEPTH + 1
+_SHORTEST: Final = len('{"routing":{"src":"","dst":"","ttl":0,"trace_id":""},"meta":{"type":""}}')
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding hostile bytes can raise."""
 
@@ -177,6 +178,8 @@ def parse_frame(frame: bytes, *, trusted: bool = False) -> Parsed:
     Raises:
         RejectedFrame: not a legal envelope (``spec/node-protocol.md §2.1``).
     """
+    if len(frame) < _SHORTEST:
+        raise RejectedFrame("bad_json", "shorter than any message")
     if not frame.isascii():
         try:
             frame.decode()

@@ -310,7 +310,7 @@ def test_routing_keys_are_required(key: str) -> None:
 @pytest.mark.parametrize(
     ("frame", "reason"),
     [
-        (b'{"meta":{"type":"user"},"payload":1}', "missing_key"),
+        (b'{"meta":{"type":"user"},"payload":"%b"}' % (b"x" * 50), "missing_key"),
         (envelope().replace(b'"meta":{"type":"user"},', b""), "missing_key"),
         (envelope(meta=""), "bad_type"),
         (envelope(meta='"type":null'), "bad_type"),
