@@ -30,6 +30,7 @@ __all__ = [
     "clean_temps",
     "durable_replace",
     "file_statistics",
+    "is_full",
     "storage_error",
 ]
 
@@ -44,6 +45,7 @@ _REASONS = {
     errno.EACCES: (STORAGE_READ_ONLY, "Check owner and rights of the directory."),
     errno.EPERM: (STORAGE_READ_ONLY, "Check owner and rights of the directory."),
 }
+_FULL_BELOW_BYTES = 1 << 20
 _TEMP = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)-[0-9]+\.tmp")
 _numbers = itertools.count()
 _in_flight: set[str] = set()
@@ -89,6 +91,15 @@ def storage_error(error: OSError, what: str) -> FluxbeeError:
         error.errno or 0, (STORAGE_FAILED, "Check the storage medium; see the kernel's log.")
     )
     return Unavailable(f"{what}: {reason}", code=code, remedy=remedy)
+
+
+def is_full(directory: Path) -> bool:
+    """Whether the file system of ``directory`` has less than 1 MiB left for us; False if it does not say."""
+    try:
+        place = os.statvfs(directory)
+    except OSError:
+        return False
+    return place.f_bavail * place.f_frsize < _FULL_BELOW_BYTES
 
 
 def durable_replace(path: Path, data: bytes, mode: int = 0o600, *, disk: Disk | None = None) -> int:

@@ -10,6 +10,7 @@ it is announced after the commit. Commits run on the caller's thread (``design.m
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from appliance.system.boot import BootId, boot_id
 from appliance.system.clock import Clock, SystemClock
 from appliance.wire.errors import Busy, Conflict, Damaged, FluxbeeError, Invalid, Unavailable
 
-from .files import STORAGE_FAILED
+from .files import STORAGE_FAILED, is_full, storage_error
 from .generations import GenerationPage, slot_of
 from .region_admit import MARK_FORMAT, EnvironmentFiles, EnvironmentSpec, Mark, write_mark
 from .region_change import SLICE_PUTS, Change, write_in_slices
@@ -273,6 +274,9 @@ class Environment(RegionView):
         """A commit did not happen. What failed to reach the medium is never trusted again."""
         self._count.commit_errors += 1
         mapped = region_error(error, self.spec.name)
+        if mapped.code == STORAGE_FAILED and is_full(self._files.directory):
+            # LMDB calls a write that the medium took only half of an I/O error.
+            mapped = storage_error(OSError(errno.ENOSPC, "No space left on device"), self.spec.name)
         if isinstance(mapped, Damaged):
             self.note_damage(str(mapped))
         elif mapped.code in (STORAGE_FAILED, REGION_FAILED):
@@ -385,6 +389,6 @@ class Environment(RegionView):
         try:
             env.sync(True)
         except lmdb.Error as error:
-            self._broken(error)
+            self._doubt(str(self._broken(error)))  # what became of the cached pages is unknown
             return False
         return True

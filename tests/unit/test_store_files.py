@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -175,3 +176,9 @@ def test_errors_of_the_medium_have_codes(number: int, code: str) -> None:
 
 def test_an_error_without_a_number_keeps_its_text() -> None:
     assert str(storage_error(OSError("odd"), "thing")) == "thing: odd"
+
+
+def test_a_place_that_does_not_say_is_not_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not files.is_full(tmp_path / "none")
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=10, f_frsize=4096))
+    assert files.is_full(tmp_path)

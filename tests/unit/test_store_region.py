@@ -485,6 +485,24 @@ def test_a_failed_sync_is_never_trusted(tmp_path: Path) -> None:
         assert env.opened.rebuild == {"config", "identity"}
 
 
+def test_a_failed_sync_at_the_end_is_not_a_clean_stop(tmp_path: Path) -> None:
+    env = Environment(LOOSE, tmp_path, REGIONS)
+    for region in REGIONS:
+        env.finish_rebuild(region.name)
+
+    class Unsynced(LmdbThat):
+        def sync(self, force: bool) -> None:
+            raise failing(errno.ENOSPC)
+
+    real = env._env
+    assert real is not None
+    env._env = Unsynced(real, failing(errno.EIO))  # type: ignore[assignment]
+    env.close()
+    with Environment(LOOSE, tmp_path, REGIONS) as env:
+        assert env.opened.reason.startswith("damaged: loose: No space left")
+        assert not env.opened.kept
+
+
 def test_damage_seen_while_running_sets_the_file_aside_at_the_next_start(tmp_path: Path) -> None:
     with Environment(SYNCED, tmp_path, REGIONS) as env:
         for region in ("config", "identity"):
