@@ -95,15 +95,22 @@ def test_every_page_can_be_found():
             assert page in linked or page.parent in linked, f"no page links to {shown(page)}"
 
 
+def code_of(text: str) -> Iterator[str]:
+    """The lines of code blocks, and the pieces between backticks."""
+    for block in re.findall(r"^ *```\w*[^\n]*\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
+        yield from block.splitlines()
+    yield from re.findall(r"`([^`\n]+)`", text)
+
+
 def test_commands_on_paper_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     (verbs,) = (action.choices for action in build_parser()._actions if action.dest == "verb")
     for page in PAGES:
-        text = page.read_text()
-        for word in re.findall(r"(?:^|`)\s*make ([a-z-]+)", text, re.MULTILINE):
-            assert word in targets, f"{shown(page)}: make {word}"
-        for word in re.findall(r"(?:^|[`/])\s*fluxbee ([a-z][a-z-]*)", text, re.MULTILINE):
-            assert word in verbs, f"{shown(page)}: fluxbee {word}"
+        for line in code_of(page.read_text()):
+            if word := re.match(r"\s*make ([a-z-]+)", line):
+                assert word[1] in targets, f"{shown(page)}: {line}"
+            if word := re.match(r"\s*(?:\S*/)?fluxbee ([a-z-]+)", line):
+                assert word[1] in verbs, f"{shown(page)}: {line}"
 
 
 # --- nothing of where and how it was made ----------------------------------------------------------------
