@@ -91,35 +91,37 @@ class Reader:
         Raises:
             OSError: from the disk. The place stays; call again.
         """
-        gap: Gap | None = None
-        while (found := self._advance(snapshot, hints)) is not None:
-            if gap is not None and (found.first != gap.last + 1 or found.reason != gap.reason):
-                self._gap = found
-                break
-            gap = found if gap is None else Gap(gap.first, found.last, gap.reason)
-            self.next_seq = gap.last + 1
-        first_seq = self.next_seq
+        gap = self._take_gap() if self._fill(snapshot, hints) else None
         records: list[bytes] = []
         size = 0
-        while len(records) < limit_records and size < limit_bytes and self._gap is None:
-            if not self._fill(snapshot, hints):
+        first_seq = self.next_seq
+        while len(records) < limit_records and size < limit_bytes:
+            try:
+                self._fill(snapshot, hints)
+            except OSError:
+                if records or gap is not None:
+                    break  # hand out what is there; the next call meets the error again
+                raise
+            if self._gap is not None and gap is not None and not records and self._gap.follows(gap):
+                gap = Gap(gap.first, self._take_gap().last, gap.reason)
+                first_seq = self.next_seq
+            elif self._gap is not None or not self._records:
                 break
-            size += self._move(records, limit_records, limit_bytes - size)
+            else:
+                size += self._move(records, limit_records, limit_bytes - size)
         return Batch(gap, first_seq, records, self._records_ms)
 
-    def _advance(self, snapshot: Snapshot, hints: Hints | None) -> Gap | None:
-        """The gap at the present place, if there is one."""
-        if self._records:
-            return None
-        found = self._gap or self._step(snapshot, hints)
-        self._gap = None
-        return found
-
     def _fill(self, snapshot: Snapshot, hints: Hints | None) -> bool:
-        """Have records ready; False at the end or before a gap (kept for the next read)."""
-        if not self._records:
+        """Have the next records or the next gap ready, if there are any; True for a gap."""
+        if not self._records and self._gap is None:
             self._gap = self._step(snapshot, hints)
-        return bool(self._records)
+        return self._gap is not None
+
+    def _take_gap(self) -> Gap:
+        gap, self._gap = self._gap, None
+        assert gap is not None
+        self.next_seq = gap.last + 1
+        return gap
 
     def _move(self, records: list[bytes], limit_records: int, room: int) -> int:
         """Move ready records to the batch; returns their bytes."""

@@ -72,9 +72,11 @@ def recover(directory: Path, spec: JournalSpec, disk: Disk, clock: Clock) -> Rec
         lock_fd = disk.lock(directory / _LOCK)
     except BlockingIOError:
         raise Conflict(f"journal {directory} is open in another process", code="JOURNAL_LOCKED") from None
+    recovery = _Recovery(directory, spec, disk, clock)
     try:
-        return _Recovery(directory, spec, disk, clock).run(lock_fd)
+        return recovery.run(lock_fd)
     except BaseException:
+        recovery.abandon()
         disk.close(lock_fd)
         raise
 
@@ -89,10 +91,15 @@ class _Recovery:
         self._written = 0
         self._floor_seq = 1
         self._floor_index = 0
+        self._fd = -1
+
+    def abandon(self) -> None:
+        """Close what was opened on the way to an error."""
+        if self._fd >= 0:
+            self._disk.close(self._fd)
 
     def run(self, lock_fd: int) -> Recovered:
         chain, found = self._last_segment()
-        self._check_kind(chain)
         self._damages += chain.damages
         journal_id = chain.journal_id or secrets.token_bytes(16)
         bases = self._bases()
@@ -128,6 +135,7 @@ class _Recovery:
         unusable: list[str] = []
         while True:
             chain = load_chain(self._disk, self._directory, unusable)
+            self._check_kind(chain)
             if not chain.segments:
                 self._clear((), unusable)
                 return chain, None
@@ -163,7 +171,7 @@ class _Recovery:
         """Sync, read again from the medium, cut what is torn."""
         fd, repair, failure = -1, None, None
         try:
-            fd = self._disk.open_write(self._directory / stored.name)
+            fd = self._fd = self._disk.open_write(self._directory / stored.name)
             if not verdict.clean:
                 self._disk.sync(fd)
                 self._disk.forget(fd)
@@ -174,8 +182,9 @@ class _Recovery:
             failure = exc
             if fd >= 0:  # only what the medium gives back counts now
                 self._disk.forget(fd)
-                verdict = self._examine(stored, fd, close=True)
-                fd = -1
+                verdict = self._examine(stored, fd)
+                self._disk.close(fd)
+                fd = self._fd = -1
         for start, end in verdict.damaged:
             self._damages.append(Damage(str(self._directory / stored.name), start, end - start, "group"))
         return _Found(stored=stored, verdict=verdict, fd=fd, failure=failure, repair=repair)
@@ -243,6 +252,7 @@ class _Recovery:
         if found.failure is not None:
             return start
         self._disk.close(found.fd)
+        self._fd = -1
         return self._fresh(start)
 
     def _fresh(self, start: Start) -> Start:

@@ -138,6 +138,10 @@ class Gap(msgspec.Struct, frozen=True):
         """How many numbers."""
         return self.last - self.first + 1
 
+    def follows(self, other: Gap) -> bool:
+        """Whether this one goes on where ``other`` ends, for the same reason."""
+        return self.first == other.last + 1 and self.reason == other.reason
+
 
 class Record(msgspec.Struct, frozen=True):
     """One record as a follower sees it; ``at_ms`` is for display only (the box's clock may be wrong)."""
