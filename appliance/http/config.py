@@ -46,7 +46,8 @@ class DoorConfig(msgspec.Struct, frozen=True, kw_only=True):
         ask_whom: who must show the token: ``remote`` peers that are not on loopback, or ``all``.
         public_paths: paths that are read without a token by anybody (``GET`` and ``HEAD`` only).
         credential: further proof than the token, asked when the token is missing; gets the ASGI scope.
-        allowed_hosts: names besides loopback names and IP literals that ``Host`` may say, without port.
+        allowed_hosts: names that ``Host`` may say, without port, besides loopback names, IP literals and the
+            host of ``listen``.
         allowed_origins: origins (``https://name:port``) that count as our own.
         max_body_bytes: longest request body, or a function of the scope that says it per path.
         max_header_bytes: longest request head.

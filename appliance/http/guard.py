@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 from starlette.types import Scope
 
-from appliance.http.config import DoorConfig, is_loopback
+from appliance.http.config import DoorConfig, is_loopback, parse_listen
 from appliance.wire.errors import Refused
 
 __all__ = ["Guard", "header", "host_of", "is_foreign"]
@@ -29,7 +29,8 @@ class Guard:
 
     def __init__(self, config: DoorConfig) -> None:
         self._config = config
-        self._hosts = frozenset(name.rstrip(".").lower() for name in config.allowed_hosts)
+        names = (*config.allowed_hosts, parse_listen(config.listen, key=config.key).host)
+        self._hosts = frozenset(name.rstrip(".").lower() for name in names)
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.allowed_origins)
         self._token = config.token.encode() if config.token is not None else None
 

@@ -21,7 +21,7 @@ from types import FrameType
 import msgspec
 
 from tests import bench as package
-from tests.bench.harness import Figure, Options, describe_machine, set_options, table, take_notes
+from tests.bench.harness import Figure, Options, describe_machine, note, set_options, table, take_notes
 
 LIMIT_S = 60
 """How long a benchmark should take at most; three times that and it is ended."""
@@ -124,6 +124,8 @@ def main(argv: list[str]) -> int:
     machine = describe_machine()
     print(f"{machine.cpu}, {machine.cpus} CPUs, {machine.memory_gib} GiB, Linux {machine.kernel}, ", end="")
     print(f"Python {machine.python}, load {machine.load_before}")
+    if machine.load_before > machine.cpus / 4:
+        note(f"load {machine.load_before} on {machine.cpus} CPUs before the start: rates can be higher")
     figures: list[Figure] = []
     errors: list[str] = []
     for name, run in runs:

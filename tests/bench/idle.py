@@ -8,7 +8,6 @@ once an hour is not in them.
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -22,9 +21,10 @@ import msgspec
 
 from .clients.fleet import ROOT, ClientFailed
 from .clients.hive import free_port, health, stop, write_configuration
+from .clients.procs import cpu_by_thread, descendants, field, growth
 from .harness import Figure, at_most, note, options
 
-__all__ = ["PARTS", "Usage", "descendants", "growth", "usage"]
+__all__ = ["PARTS", "Usage", "usage"]
 
 START_S = 30.0
 SETTLE_S = 12.0
@@ -52,52 +52,23 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.cpu_ns)
 
 
-def descendants(pid: int) -> list[int]:
-    """``pid`` and all processes below it."""
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                # The name in parentheses may hold anything; the parent follows the last parenthesis.
-                parent = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue  # it ended meanwhile
-            children.setdefault(parent, []).append(int(entry))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
-
-
 def usage(pid: int) -> Usage:
     """What the process tree of ``pid`` uses now."""
     pids = descendants(pid)
     pss = written = 0
-    cpu_ns: dict[int, int] = {}
     wakeups: dict[int, int] = {}
     for one in pids:
         here = Path(f"/proc/{one}")
         try:
-            pss += _field(here / "smaps_rollup", "Pss:") * 1024
-            written += _field(here / "io", "write_bytes:")
+            pss += field(here / "smaps_rollup", "Pss:") * 1024
+            written += field(here / "io", "write_bytes:")
             for thread in (here / "task").iterdir():
-                cpu_ns[int(thread.name)] = int((thread / "schedstat").read_text().split()[0])
-                wakeups[int(thread.name)] = _field(thread / "status", "voluntary_ctxt_switches:")
+                wakeups[int(thread.name)] = field(thread / "status", "voluntary_ctxt_switches:")
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile
-    return Usage(processes=len(pids), pss_bytes=pss, written_bytes=written, cpu_ns=cpu_ns, wakeups=wakeups)
-
-
-def growth(before: dict[int, int], after: dict[int, int]) -> int:
-    """How much the counters of the threads that are still there have grown; new threads count whole."""
-    return sum(count - before.get(thread, 0) for thread, count in after.items())
-
-
-def _field(path: Path, name: str) -> int:
-    for line in path.read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1])
-    return 0
+    return Usage(
+        processes=len(pids), pss_bytes=pss, written_bytes=written, cpu_ns=cpu_by_thread(pids), wakeups=wakeups
+    )
 
 
 @contextmanager

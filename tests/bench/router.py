@@ -19,6 +19,7 @@ from typing import Literal
 
 from .clients.fleet import ClientFailed, ClientProcess, Fleet
 from .clients.nats import NatsServer, find_nats
+from .clients.procs import cpu_by_thread, descendants, growth
 from .harness import (
     Figure,
     at_least,
@@ -55,6 +56,7 @@ class Stand:
         self._crowd = max(0, options().scaled(NODES) - bench_nodes)
         self.address = ""
         self.hive = ""
+        self.program_pids: list[int] = []
 
     def __enter__(self) -> Stand:
         try:
@@ -72,6 +74,7 @@ class Stand:
         argv += ["--command", wanted.command] if wanted.command else []
         started = self.fleet.start(argv, label="hive").hear(90)
         self.address, self.hive = str(started["socket"]), str(started["hive"])
+        self.program_pids = descendants(_int(started, "pid"))
         if wanted.router == "pump":
             note("measured against the throw-away pump, not the router")
         program = find_nats(wanted.nats)
@@ -196,30 +199,48 @@ def _int(answer: dict[str, object], key: str) -> int:
     return value
 
 
-def _compare(name: str, flows: dict[Way, Flow], count: int, per_write: int, shape: tuple[object, ...],
-             goal: float | None = None) -> list[Figure]:  # fmt: skip
-    """One measurement by every way; a figure against each baseline."""
-    ways = {way: partial(flow.measure, count, per_write, shape) for way, flow in flows.items()}
-    results = interleave(ways, REPEATS)
+def _compare(
+    stand: Stand,
+    name: str,
+    flows: dict[Way, Flow],
+    count: int,
+    per_write: int,
+    shape: tuple[object, ...],
+    goal: float | None = None,
+) -> list[Figure]:
+    """One measurement by every way: a figure against each baseline, and what a message costs the program.
+
+    The cost is CPU time, which a busy machine changes little where it halves a rate.
+    """
+    cost_us: list[float] = []
+
+    def run(flow: Flow) -> float:
+        before = cpu_by_thread(stand.program_pids)
+        rate = flow.measure(count, per_write, shape)
+        if flow.way == "routed":
+            used_ns = growth(before, cpu_by_thread(stand.program_pids))
+            cost_us.append(used_ns / 1000 / (count * len(flow.senders) * flow.deliveries))
+        return rate
+
+    results = interleave({way: partial(run, flow) for way, flow in flows.items()}, REPEATS)
+    rate = statistics.median(results["routed"])
     figures: list[Figure] = []
-    goal_here = goal
     baselines: tuple[Way, ...] = ("raw", "nats")
     for way in baselines:
         if way in results:
             figures.append(
                 at_least(
                     f"{name} | {'raw sockets' if way == 'raw' else 'nats-server'}",
-                    statistics.median(results["routed"]),
+                    rate,
                     "msg/s",
-                    goal_here,
+                    None if figures else goal,  # said once
                     baseline=statistics.median(results[way]),
                     ratio=median_ratio(results["routed"], results[way]),
                 )
             )
-            goal_here = None  # said once
     if not figures:
-        figures.append(at_least(name, statistics.median(results["routed"]), "msg/s", goal))
-    return figures
+        figures.append(at_least(name, rate, "msg/s", goal))
+    return [*figures, at_most(f"{name}: CPU of the program per message", statistics.median(cost_us), "µs")]
 
 
 def _one_to_one(stand: Stand) -> dict[Way, Flow]:
@@ -250,6 +271,7 @@ def _throughput(planes: str) -> list[Figure]:
         flows = _one_to_one(stand)
         for per_write in (1, 4, 16, 64):
             figures += _compare(
+                stand,
                 f"1→1, 350 B, {per_write}/write",
                 flows,
                 count,
@@ -258,7 +280,7 @@ def _throughput(planes: str) -> list[Figure]:
                 goals.get(per_write),
             )
         routed: dict[Way, Flow] = {"routed": flows["routed"]}
-        figures += _compare("1→1, 350 B with threads, 16/write", routed, count, 16, ("thread", 350, 0))
+        figures += _compare(stand, "1→1, 350 B with threads, 16/write", routed, count, 16, ("thread", 350, 0))
     return figures
 
 
@@ -283,7 +305,7 @@ def sizes() -> list[Figure]:
             ("64 KiB payload", ("io", 0, 65_536), 3_000, 4),
         ):
             wanted = options().scaled(count, least=64, multiple=per_write)
-            figures += _compare(f"1→1, {label}, {per_write}/write", flows, wanted, per_write, shape)
+            figures += _compare(stand, f"1→1, {label}, {per_write}/write", flows, wanted, per_write, shape)
     return figures
 
 
@@ -301,7 +323,9 @@ def fanout() -> list[Figure]:
             flows[way] = Flow(way, senders, receivers, [stand.full(name) for name in names])
         for per_write in (1, 4, 16, 64):
             count = options().scaled(40_000, least=512, multiple=512)
-            figures += _compare(f"4→8, 350 B, {per_write}/write", flows, count, per_write, ("io", 350, 0))
+            figures += _compare(
+                stand, f"4→8, 350 B, {per_write}/write", flows, count, per_write, ("io", 350, 0)
+            )
     return figures + _broadcast()
 
 
@@ -323,7 +347,9 @@ def _broadcast() -> list[Figure]:
             sender = stand.node(_name("AI.s00", way, stand), way)
             flows[way] = Flow(way, [sender], receivers, [subject], target="AI.bc.*", deliveries=100)
         count = options().scaled(3_000, least=32, multiple=16)
-        return _compare("broadcast 1→100, 350 B, 16/write, deliveries", flows, count, 16, ("io", 350, 0))
+        return _compare(
+            stand, "broadcast 1→100, 350 B, 16/write, deliveries", flows, count, 16, ("io", 350, 0)
+        )
 
 
 # Round trips.

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.bench import harness, idle, router
 from tests.bench.__main__ import expand, main, measure, names
-from tests.bench.clients import frames
+from tests.bench.clients import frames, procs
 from tests.bench.clients.counting import FrameCounter, MessageCounter, NatsCounter
 from tests.bench.clients.fleet import ROOT, ClientFailed, Fleet
 from tests.bench.clients.hive import write_configuration
@@ -385,7 +385,7 @@ def test_the_real_program_can_be_put_on_the_stand() -> None:
         flow = router.Flow("routed", [sender], [receiver], [stand.full("AI.r00")])
         assert flow.measure(640, 16, ("io", 350, 0)) > 0
         hive = stand.fleet.processes[0].pid
-        below = idle.descendants(hive)
+        below = procs.descendants(hive)
         assert len(below) > 2
     deadline = time.monotonic() + 10
     while not all(gone(pid) for pid in below) and time.monotonic() < deadline:
@@ -417,9 +417,9 @@ def test_a_process_tree_is_followed_to_its_leaves() -> None:
         [sys.executable, "-S", "-c", "import os,sys; os.fork(); sys.stdin.read()"], stdin=subprocess.PIPE
     ) as process:
         deadline = time.monotonic() + 10
-        while len(idle.descendants(process.pid)) < 2 and time.monotonic() < deadline:
+        while len(procs.descendants(process.pid)) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-        found = idle.descendants(process.pid)
+        found = procs.descendants(process.pid)
         used = idle.usage(process.pid)
         assert process.stdin is not None
         process.stdin.close()
@@ -430,8 +430,8 @@ def test_a_process_tree_is_followed_to_its_leaves() -> None:
 
 
 def test_growth_is_counted_by_thread() -> None:
-    assert idle.growth({1: 10, 2: 5}, {1: 14, 3: 2}) == 6
-    assert idle.growth({1: 10}, {}) == 0
+    assert procs.growth({1: 10, 2: 5}, {1: 14, 3: 2}) == 6
+    assert procs.growth({1: 10}, {}) == 0
 
 
 # The command line.

@@ -75,6 +75,11 @@ def test_a_rebound_name_is_refused_for_every_method(host: str) -> None:
     assert code(LOCAL, scope(kind="websocket", host=host)) == "HOST_REFUSED"
 
 
+def test_the_name_that_the_door_listens_on_is_its_own() -> None:
+    named = DoorConfig(name="world", listen="Bee.example:3000", token=TOKEN)
+    assert code(named, scope(host="bee.example:3000")) is None
+
+
 def test_no_host_at_all_is_an_old_client() -> None:
     assert code(LOCAL, scope()) is None
 
