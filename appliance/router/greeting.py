@@ -6,7 +6,7 @@ business nodes are held — neither refused nor put into VPN 0 (``design.md §4`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -14,6 +14,7 @@ from ..wire import verbs
 from ..wire.codec import HotMeta
 from ..wire.envelope import Message, decode_message
 from ..wire.errors import Invalid
+from ..wire.frames import MAX_FRAME_BYTES
 from ..wire.ids import canonical_uuid
 from ..wire.names import MAX_NAME_BYTES, full_name, glob_matcher, is_system_name
 from .connection import Connection, State
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 __all__ = ["Greeter"]
+
+_LONGEST_HELLO: Final = MAX_FRAME_BYTES - 1024
+"""The answer repeats what a HELLO says and adds two names, a uuid and a few words."""
 
 
 class _Hello(msgspec.Struct):
@@ -38,7 +42,12 @@ class Greeter:
         self.configured = False
         self.waiting: set[Connection] = set()
         self.held: dict[Connection, tuple[Message, str]] = {}
-        self.ordinary_nodes = 0
+        self._ordinary: set[Connection] = set()
+
+    @property
+    def ordinary_nodes(self) -> int:
+        """Registered nodes beside the appliance's own."""
+        return len(self._ordinary)
 
     def greet(self, connection: Connection, frame: bytes, meta: HotMeta) -> None:
         """Handle the first frame of a connection."""
@@ -63,14 +72,19 @@ class Greeter:
         uuid = canonical_uuid(said.uuid)
         if uuid is None or canonical_uuid(message.routing.src) != uuid:
             return "uuid"
+        if len(frame) > _LONGEST_HELLO:
+            return "too_long"
         name = full_name(said.name, engine.settings.hive)
-        problem = self._forbidden(connection, name)
+        older = self._known(uuid)
+        problem = self._forbidden(connection, uuid, name, older)
         if problem is not None:
             return problem
         connection.identify(uuid, name)
         connection.system = is_system_name(name)
         connection.privileged = connection.system or self._is_admin(name)
         self.waiting.discard(connection)
+        if older is not None:
+            engine.close(older, "superseded")
         if self.configured or connection.system:
             self._register(connection, message, said.uuid)
         else:
@@ -80,20 +94,32 @@ class Greeter:
             engine.counts["hello_held"] += 1
         return None
 
-    def _forbidden(self, connection: Connection, name: str) -> str | None:
-        engine = self._engine
-        settings = engine.settings
-        if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES or not name.partition("@")[0]:
+    def _known(self, uuid: str) -> Connection | None:
+        """The connection that this uuid belongs to now, registered or held."""
+        known = self._engine.fib.by_uuid.get(uuid)
+        return known or next((one for one in self.held if one.uuid == uuid), None)
+
+    def _forbidden(
+        self, connection: Connection, uuid: str, name: str, older: Connection | None
+    ) -> str | None:
+        settings = self._engine.settings
+        if len(name.encode()) > MAX_NAME_BYTES or not name.partition("@")[0]:
             return "name"
-        if settings.open_security:
-            return None
-        if not name.endswith("@" + settings.hive):
-            # A hive speaks only for its own names; a foreign one would beat the real remote node.
-            return "foreign_hive"
-        own = connection.peer.plane is not None or connection.peer.uid in settings.system_uids
-        if is_system_name(name):
-            return None if own and name != settings.router_name else "reserved_name"
-        if self.ordinary_nodes + len(self.held) >= settings.max_nodes:
+        if uuid == settings.router_uuid:
+            return "reserved_uuid"
+        system = is_system_name(name)
+        if not settings.open_security:
+            if not name.endswith("@" + settings.hive):
+                # A hive speaks only for its own names; a foreign one would beat the real remote node.
+                return "foreign_hive"
+            own = connection.peer.plane is not None or connection.peer.uid in settings.system_uids
+            if system and not (own and name != settings.router_name):
+                return "reserved_name"
+            if older is not None and older.system and not system:
+                # Everybody who got a message of the appliance knows its uuid.
+                return "reserved_uuid"
+        takes_a_place = not system and (older is None or older.system)
+        if takes_a_place and self.ordinary_nodes + len(self.held) >= settings.max_nodes:
             return "too_many_nodes"
         return None
 
@@ -106,9 +132,6 @@ class Greeter:
 
     def _register(self, connection: Connection, hello: Message, said_uuid: str) -> None:
         engine = self._engine
-        older = engine.fib.by_uuid.get(connection.uuid)
-        if older is not None:
-            engine.close(older, "superseded")
         connection.vpn = engine.fib.vpn_of(connection.name)
         connection.state = State.READY
         connection.connected_at_ms = engine.wall_ms
@@ -117,7 +140,7 @@ class Greeter:
         engine.fib.add(connection)
         engine.changes.append(("up", connection))
         if not connection.system:
-            self.ordinary_nodes += 1
+            self._ordinary.add(connection)
 
     def release(self) -> None:
         """The configuration is readable: register everybody who was held."""
@@ -131,8 +154,8 @@ class Greeter:
     def forget(self, connection: Connection) -> None:
         """``connection`` is being closed."""
         self.waiting.discard(connection)
-        if self.held.pop(connection, None) is None and connection.connected_at_ms and not connection.system:
-            self.ordinary_nodes -= 1
+        self.held.pop(connection, None)
+        self._ordinary.discard(connection)
 
     def expire(self) -> None:
         """Close newcomers that stayed silent."""
