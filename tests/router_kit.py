@@ -93,8 +93,10 @@ class Turns:
     def appetite(self, now: float) -> tuple[bool, bool]:
         return self.hungry
 
-    def record(self, turns: list[bytes], skipped: int) -> None:
+    def record(self, framed: bytes, count: int, skipped: int) -> None:
         self.calls += 1
+        turns = FrameSplitter().feed(framed)
+        assert len(turns) == count
         self.recorded += turns
         self.skipped += skipped
 

@@ -30,7 +30,7 @@ from ..wire.codec import (
 )
 from ..wire.depth import depth_exceeds
 from ..wire.frames import HEADER, MAX_FRAME_BYTES
-from ..wire.ids import canonical_uuid
+from ..wire.ids import NodeUuid, canonical_uuid
 from ..wire.seams import Forwarder, Memory, NoForwarder, NoMemory, NoResolver, Resolver, TurnSink
 from ..wire.verbs import UNRECORDED_TYPES
 from .broadcast import Dedup, recipients
@@ -116,7 +116,7 @@ class Engine:
         """Close the turn: reservations and turns are handed over before anything leaves."""
         self.threads.flush()
         if self._batch or self._batch_skipped:
-            self._turns.record(self._batch, self._batch_skipped)
+            self._turns.record(b"".join(self._batch), len(self._batch) // 2, self._batch_skipped)
             self._batch = []
             self._batch_skipped = 0
 
@@ -141,11 +141,14 @@ class Engine:
             source.rest = b""
         end = len(buffer)
         position = 0
+        scratch = self._scratch
+        record_any = self._recording_loose
+        record_threads = self._recording
+        batch = self._batch
         routes = self._fast_routes(source)
         young = self.threads.young
         claim = source.claim
         stamp = source.stamp
-        scratch = self._scratch
         while end - position >= 4:
             (size,) = _unpack(buffer, position)
             start = position + 4
@@ -167,7 +170,7 @@ class Engine:
                 meta = message.meta
                 recipient = routes.get(routing.dst)
                 thread = meta.thread_id
-                counter = young.get(thread) if thread is not UNSET else _NO_COUNTER
+                counter = _NO_COUNTER if thread is UNSET else young.get(thread)
                 split = scratch.find(_META_OPENS, _AFTER_ROUTING) + 10
                 if (
                     recipient is not None
@@ -184,22 +187,23 @@ class Engine:
                     queued = outbox.queued_frames
                     if queued < outbox.half_frames and outbox.queued_bytes < outbox.half_bytes:
                         added = _SEND_MESSAGE if meta.action_class is UNSET else b""
-                        if counter is not _NO_COUNTER:
+                        if thread is not UNSET:
                             sequence = counter[0] = counter[0] + 1
                             added = b'"thread_seq":%d,%b' % (sequence, added)
                         # scratch holds the head as rebuilt from what was parsed, equally long.
                         body = b"".join((stamp, scratch[_AFTER_SRC:split], added, frame[split:]))
                         size = len(body)
-                        outbox.frames += (_pack(size), body)
+                        pair = (_pack(size), body)
+                        outbox.frames += pair
                         outbox.queued_frames = queued + 1
                         outbox.queued_bytes += size + 4
-                        if not queued:
-                            outbox.progress_at = self.now
                         if not recipient.dirty:
+                            if not queued:
+                                outbox.progress_at = self.now
                             recipient.dirty = True
                             self.dirty.append(recipient)
-                        if self._recording_loose or (self._recording and counter is not _NO_COUNTER):
-                            self._batch.append(body)
+                        if record_any or (record_threads and thread is not UNSET):
+                            batch += pair
                         else:
                             self._batch_skipped += 1
                         continue
@@ -329,8 +333,11 @@ class Engine:
             self.greeter.greet(source, frame, meta)
             return
         routing = message.routing
-        if routing.src != source.uuid and not self._owns(source, message):
-            return
+        if routing.src != source.uuid:
+            speaker = self._speaker(source, message)
+            if speaker is None:
+                return
+            source = speaker
         kind = meta.type
         if kind == "system" and meta.msg in _INTERCEPTED and self._intercept(source, message, meta, extras):
             return
@@ -357,18 +364,26 @@ class Engine:
                 return
         self._route(source, message, meta, body)
 
-    def _owns(self, source: Connection, message: HotMessage) -> bool:
-        """Whether ``routing.src`` means this connection; other notations and an empty one are accepted."""
+    def _speaker(self, source: Connection, message: HotMessage) -> Connection | None:
+        """Whom ``routing.src`` means: this connection, also in another notation or left empty.
+
+        With ``security.local: open`` it may be any node connected here, as in the reference; that node then
+        counts as the sender, and gets the errors.
+        """
         claimed = message.routing.src
-        if not claimed or canonical_uuid(claimed) == source.uuid:
-            message.routing.src = source.uuid
-            return True
-        self.reject(source, "foreign_src")
-        return False
+        uuid = canonical_uuid(claimed) if claimed else NodeUuid(source.uuid)
+        speaker = source
+        if uuid != source.uuid and self.settings.open_security and uuid is not None:
+            speaker = self.fib.by_uuid.get(uuid, source)
+        if uuid != speaker.uuid:
+            self.reject(source, "foreign_src")
+            return None
+        message.routing.src = speaker.uuid
+        return speaker
 
     def _record(self, body: bytes, threaded: bool) -> None:
         if self._recording_loose or (threaded and self._recording):
-            self._batch.append(body)
+            self._batch += (_pack(len(body)), body)
         else:
             self._batch_skipped += 1
 

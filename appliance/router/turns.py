@@ -10,12 +10,12 @@ The class is sans-IO but for the journal it is given; ``now`` comes with :meth:`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, Protocol
 
 import msgspec
 
 from ..wire.errors import Busy, Unavailable
+from ..wire.frames import pack_frame
 
 __all__ = ["TurnBudget", "TurnJournal", "TurnLog", "TurnStatistics"]
 
@@ -46,8 +46,8 @@ class TurnStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class TurnJournal(Protocol):
     """The part of a journal that is needed here."""
 
-    def append_nowait(self, records: Sequence[bytes]) -> int:
-        """Take records without waiting; raises ``Busy`` or ``Unavailable``."""
+    def append_joined_nowait(self, body: bytes, count: int) -> int:
+        """Take ``count`` length-prefixed records without waiting; raises ``Busy`` or ``Unavailable``."""
         ...
 
 
@@ -83,18 +83,18 @@ class TurnLog:
         left = min(self._tokens / budget.burst_bytes, 1 - self._day_bytes / budget.daily_bytes)
         return left > 0, left > _LOOSE_SHARE
 
-    def record(self, turns: list[bytes], skipped: int) -> None:
-        """One turn of the router: bodies to keep, and how many were left out."""
+    def record(self, framed: bytes, count: int, skipped: int) -> None:
+        """One turn of the router: length-prefixed bodies to keep, and how many were left out."""
         first = self._number + 1
-        self._number += len(turns) + skipped
-        if turns and not self._append(turns):
-            self._refused += len(turns)
-            self._miss(first, len(turns))
-            turns = []
+        self._number += count + skipped
+        if count and not self._append(framed, count):
+            self._refused += count
+            self._miss(first, count)
+            count = 0
         if skipped:
             self._over_budget += skipped
             self._miss(first, skipped)
-        if self._gap_count and (turns or self._now - self._gap_written_at >= _GAP_EVERY_S):
+        if self._gap_count and (count or self._now - self._gap_written_at >= _GAP_EVERY_S):
             self.write_gap()
 
     def write_gap(self) -> None:
@@ -104,22 +104,21 @@ class TurnLog:
         self._gap_written_at = self._now
         gap = {"first": self._gap_first, "last": self._gap_last, "count": self._gap_count}
         try:
-            self._journal.append_nowait([msgspec.json.encode({"gap": gap})])
+            self._journal.append_joined_nowait(pack_frame(msgspec.json.encode({"gap": gap})), 1)
         except (Busy, Unavailable):
             return
         self._gaps += 1
         self._gap_count = 0
 
-    def _append(self, turns: list[bytes]) -> bool:
+    def _append(self, framed: bytes, count: int) -> bool:
         try:
-            self._journal.append_nowait(turns)
+            self._journal.append_joined_nowait(framed, count)
         except (Busy, Unavailable):
             return False
-        size = sum(map(len, turns))
-        self._tokens -= size
-        self._day_bytes += size
-        self._recorded += len(turns)
-        self._recorded_bytes += size
+        self._tokens -= len(framed)
+        self._day_bytes += len(framed)
+        self._recorded += count
+        self._recorded_bytes += len(framed)
         return True
 
     def _miss(self, first: int, count: int) -> None:

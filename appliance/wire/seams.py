@@ -109,6 +109,12 @@ class TurnSink(Protocol):
         """Whether budget is left for turns of a thread, and for turns without one; asked once per turn."""
         ...
 
-    def record(self, turns: list[bytes], skipped: int) -> None:
-        """One read batch: bodies as delivered before ``memory_package``, and how many were left out."""
+    def record(self, framed: bytes, count: int, skipped: int) -> None:
+        """One turn of the router.
+
+        Args:
+            framed: bodies as delivered before ``memory_package``, each with its u32 big-endian length.
+            count: how many those are.
+            skipped: how many were left out.
+        """
         ...
