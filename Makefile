@@ -16,6 +16,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # More words for pytest: make test PYTEST_ARGS="-k router -x"
 PYTEST_ARGS ?=
+# A test that hangs is shown with all its threads and ends the run, where it would block a machine for ever.
+PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
 .PHONY: help run setup setup-run test lint format unit bench binary lock clean distclean
 
@@ -30,10 +32,10 @@ var/etc/hive.yaml:
 	@cp config/development.yaml $@
 
 test: setup lint  ## everything: format, lint, types, floors, then all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 unit: setup  ## the quick tests only
-	$(BIN)/python -m pytest tests/unit -m "not slow and not process and not privileged and not frozen" $(PYTEST_ARGS)
+	$(PYTEST) tests/unit -m "not slow and not process and not privileged and not frozen" $(PYTEST_ARGS)
 
 lint: setup  ## format, lint, types and floors, without running tests
 	$(BIN)/ruff format --check .
