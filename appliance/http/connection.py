@@ -1,10 +1,11 @@
 """One client connection: a trio shell around hypercorn's sans-IO HTTP/1.1 and WebSocket protocol.
 
-hypercorn's own trio server shields its writes from cancellation, waits without limit for a request head,
-never tells a handler that its client left, and can wait for ever on an upload that nobody reads. All four
-are properties of its shell, not of its protocol, so the shell is ours: every wait on the client has a
-deadline, ``abort`` ends every wait at once, and nothing that a client does or omits outlives the door's
-grace. HTTP/2 is not offered: its many streams would pass by the limits kept here.
+hypercorn's own trio server shields its writes from cancellation, so that one client that reads nothing
+holds up the stop for ever; its receive cannot show a handler that the client left; it resets a connection
+whose upload nobody read, and the client loses the answer that says why. These are properties of its shell
+and not of its protocol, so the shell is ours: every wait on the client has a deadline, ``abort`` ends every
+wait at once, and nothing that a client does or omits outlives the door's grace. HTTP/2 is not offered: its
+many streams would pass by the limits kept here.
 """
 
 from __future__ import annotations

@@ -252,10 +252,14 @@ class _ProtocolLog(ProtocolLogger):
             _log.exception("http_protocol_failed", error, code="HTTP_PROTOCOL_FAILED", detail=message)
 
     async def error(self, message: str, *args: object, **kwargs: object) -> None:
-        _log.error("http_protocol_failed", code="HTTP_PROTOCOL_FAILED", detail=message % args)
+        _log.error("http_protocol_failed", code="HTTP_PROTOCOL_FAILED", detail=_text(message, args))
 
     async def warning(self, message: str, *args: object, **kwargs: object) -> None:
-        _log.warning("http_protocol_warning", code="HTTP_PROTOCOL_WARNING", detail=message % args)
+        _log.warning("http_protocol_warning", code="HTTP_PROTOCOL_WARNING", detail=_text(message, args))
+
+
+def _text(message: str, args: tuple[object, ...]) -> str:
+    return message % args if args else message
 
 
 def _protocol_config(config: DoorConfig) -> ProtocolConfig:
