@@ -54,7 +54,7 @@ class Box:
             self.admin = f"127.0.0.1:{free.getsockname()[1]}"
         self.config = folder / "hive.yaml"
         self.config.write_text(
-            f"role: motherbee\nroot: {self.root}\nadmin:\n  listen: {self.admin}\n"
+            f"role: motherbee\nroot: {self.root}\nplanes: apart\nadmin:\n  listen: {self.admin}\n"
             'security:\n  admin_nodes: ["*"]\n'
         )
         self.started: list[subprocess.Popen[str]] = []
@@ -117,16 +117,20 @@ def answers(address: str) -> bool:
         return False
 
 
-def processes_of_session(session: int) -> list[str]:
-    found = []
+def descendants(pid: int) -> set[int]:
+    """The processes below ``pid`` now, itself included."""
+    parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if os.getsid(int(entry.name)) == session:
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except (ProcessLookupError, FileNotFoundError):
+                stat = (entry / "stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
                 continue
-    return found
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    below = {pid}
+    while more := {child for child, parent in parents.items() if parent in below} - below:
+        below |= more
+    return below
 
 
 def test_every_library_is_inside_and_works(box):
@@ -175,8 +179,11 @@ def test_a_hive_carries_a_message_and_stops(box):
 
     node.send_signal(signal.SIGTERM)
     node.communicate(timeout=DEADLINE_S)
+    running = descendants(hive.pid)
+    assert len(running) > 1, "the planes are processes below the keeper"
     box.stop(hive)
-    eventually("nothing of the hive is left", lambda: processes_of_session(hive.pid) == [])
+    left = [pid for pid in running if Path(f"/proc/{pid}").exists()]
+    assert left == [], "nothing of the hive is left"
     assert list(box.temporary.glob("_MEI*")) == [], "what the one file unpacked is gone"
 
 
