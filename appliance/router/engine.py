@@ -58,7 +58,6 @@ _AFTER_SRC = len(b'{"routing":{"src":"') + 36 + 1
 _AFTER_ROUTING = _AFTER_SRC + len(b',"dst":"","ttl":0,"trace_id":""')  # the shortest there is
 _SEND_MESSAGE = b'"action_class":"send_message",'
 _FAST_BYTES = MAX_FRAME_BYTES - 2048  # a stamped frame still fits: 256 B of name escaped sixfold
-_NO_COUNTER = [0, 1]
 
 
 class Engine:
@@ -145,6 +144,8 @@ class Engine:
         record_any = self._recording_loose
         record_threads = self._recording
         batch = self._batch
+        skipped = 0
+        counter: list[int] | None = None
         routes = self._fast_routes(source)
         young = self.threads.young
         claim = source.claim
@@ -170,24 +171,21 @@ class Engine:
                 meta = message.meta
                 recipient = routes.get(routing.dst)
                 thread = meta.thread_id
-                counter = _NO_COUNTER if thread is UNSET else young.get(thread)
                 split = scratch.find(_META_OPENS, _AFTER_ROUTING) + 10
                 if (
                     recipient is not None
-                    and counter is not None
-                    and counter[0] < counter[1]
+                    and (thread is UNSET or ((counter := young.get(thread)) and counter[0] < counter[1]))
                     and meta.type not in UNRECORDED_TYPES
                     and routing.ttl
                     and frame.startswith(_META_OPENS, split - 10)  # meta follows routing here as there
-                    and size < _FAST_BYTES
-                    and (size <= SHALLOW_BYTES or not depth_exceeds(frame))
+                    and (size <= SHALLOW_BYTES or (size < _FAST_BYTES and not depth_exceeds(frame)))
                     and (frame.isascii() or _is_utf8(frame))
                 ):
                     outbox = recipient.outbox
                     queued = outbox.queued_frames
                     if queued < outbox.half_frames and outbox.queued_bytes < outbox.half_bytes:
                         added = _SEND_MESSAGE if meta.action_class is UNSET else b""
-                        if thread is not UNSET:
+                        if thread is not UNSET and counter is not None:
                             sequence = counter[0] = counter[0] + 1
                             added = b'"thread_seq":%d,%b' % (sequence, added)
                         # scratch holds the head as rebuilt from what was parsed, equally long.
@@ -205,7 +203,7 @@ class Engine:
                         if record_any or (record_threads and thread is not UNSET):
                             batch += pair
                         else:
-                            self._batch_skipped += 1
+                            skipped += 1
                         continue
             if size > MAX_FRAME_BYTES:
                 self._refuse_oversize(source)
@@ -217,6 +215,7 @@ class Engine:
             young = self.threads.young
             claim = source.claim
             stamp = source.stamp
+        self._batch_skipped += skipped
         rest = buffer[position:] if position else buffer
         if source.closing is None:
             source.rest = rest
