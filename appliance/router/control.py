@@ -14,6 +14,7 @@ import msgspec
 
 from ..wire import verbs
 from ..wire.codec import HotMessage, HotMeta
+from ..wire.frames import MAX_FRAME_BYTES
 from ..wire.ids import canonical_uuid
 from .connection import Connection
 
@@ -24,6 +25,13 @@ __all__ = ["RouterVerbs"]
 
 _SHOWN_BYTES = 8192
 """A tap shows bodies up to this size whole, longer ones without payload."""
+
+_PAGE_BYTES = 96 * 1024
+"""Most bytes of entries in one answer: 1 024 nodes do not fit one frame."""
+
+
+class _Page(msgspec.Struct):
+    after: str = ""
 
 
 class _TapRequest(msgspec.Struct):
@@ -73,7 +81,32 @@ class RouterVerbs:
     def _answer(self, source: Connection, message: HotMessage, verb: str, payload: object) -> None:
         engine = self._engine
         trace_id = message.routing.trace_id
-        engine.tell(source, engine.replies.system(source.uuid, trace_id, verb, payload))
+        body = engine.replies.system(source.uuid, trace_id, verb, payload)
+        if len(body) > MAX_FRAME_BYTES:
+            payload = _error("TOO_LARGE", "the answer does not fit a frame")
+            body = engine.replies.system(source.uuid, trace_id, verb, payload)
+        engine.tell(source, body)
+
+    def _page(
+        self, key: str, message: HotMessage, describe: Callable[[Connection], dict[str, object]]
+    ) -> dict[str, object]:
+        """One page of the nodes, by name; ``next`` is what to give as ``after`` for the next one, or null."""
+        after = (msgspec.json.decode(message.payload, type=_Page | None) or _Page()).after
+        nodes = sorted(
+            (place, node)
+            for node in self._engine.fib.by_uuid.values()
+            if (place := f"{node.name} {node.uuid}") > after
+        )
+        entries: list[msgspec.Raw] = []
+        room = _PAGE_BYTES
+        for place, node in nodes:
+            entry = msgspec.json.encode(describe(node))
+            room -= len(entry) + 1
+            if room < 0:
+                return {"status": "ok", key: entries, "next": after}
+            entries.append(msgspec.Raw(entry))
+            after = place
+        return {"status": "ok", key: entries, "next": None}
 
     # --- answers ---------------------------------------------------------------------------------------
 
@@ -96,8 +129,9 @@ class RouterVerbs:
 
     def _nodes(self, source: Connection, message: HotMessage) -> dict[str, object]:
         serving = {same[0] for same in self._engine.fib.by_name.values()}
-        nodes = [
-            {
+
+        def describe(node: Connection) -> dict[str, object]:
+            return {
                 "name": node.name,
                 "uuid": node.uuid,
                 "vpn_id": node.vpn,
@@ -106,20 +140,17 @@ class RouterVerbs:
                 "uid": node.peer.uid,
                 "serving": node in serving,
             }
-            for node in self._engine.fib.by_uuid.values()
-        ]
-        return {"status": "ok", "nodes": sorted(nodes, key=lambda node: str(node["name"]))}
+
+        return self._page("nodes", message, describe)
 
     def _queues(self, source: Connection, message: HotMessage) -> dict[str, object]:
         now = self._engine.now
-        return {
-            "status": "ok",
-            "queues": [
-                {"name": node.name, "rejected": node.rejected}
-                | msgspec.structs.asdict(node.outbox.statistics(now))
-                for node in self._engine.fib.by_uuid.values()
-            ],
-        }
+
+        def describe(node: Connection) -> dict[str, object]:
+            numbers = msgspec.structs.asdict(node.outbox.statistics(now))
+            return {"name": node.name, "rejected": node.rejected} | numbers
+
+        return self._page("queues", message, describe)
 
     def _statistics(self, source: Connection, message: HotMessage) -> dict[str, object]:
         engine = self._engine
@@ -189,7 +220,7 @@ class RouterVerbs:
             copy = engine.replies.system(
                 watcher.uuid, message.routing.trace_id, verbs.ROUTER_TAP_EVENT, event
             )
-            if watcher.outbox.put_control(copy):
+            if len(copy) <= MAX_FRAME_BYTES and watcher.outbox.put_control(copy):
                 engine.mark(watcher)
             else:
                 engine.taps.dropped += 1
