@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 import trio
 
-from appliance.http import DoorConfig, Health, health_routes, json_router, serve
+from appliance.http import DoorConfig, Health, envelope_shape, health_routes, json_router, serve
 from appliance.keeper import EX_CLEAN, EX_CONFIG, EX_SOFTWARE, TOGETHER_PLANE, Keeper, PlaneContext, PlaneMain
 from appliance.keeper.trio_plane import TrioPlane
 from appliance.link.keys import load_hive_key
@@ -167,7 +167,12 @@ async def control_plane(
             service = partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths)
             nursery.start_soon(service, name=name)
         door = DoorConfig(
-            name="admin", listen=settings.admin.listen, key="admin.listen", token=settings.http.token
+            name="admin",
+            listen=settings.admin.listen,
+            key="admin.listen",
+            token=settings.http.token,
+            allowed_hosts=frozenset(settings.http.hosts),
+            error_shape=envelope_shape,
         )
         application = json_router(health_routes(admin_health))
         opened = await nursery.start(serve, application, door)

@@ -9,6 +9,7 @@ sender is paused) is taken out of the set, because a hang-up would report it for
 from __future__ import annotations
 
 import errno
+import math
 import select
 import socket
 import time
@@ -31,7 +32,6 @@ _ACCEPTS_PER_TURN: Final = 64
 _ACCEPT_PAUSE_S: Final = 0.1
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP
-_IDLE_S: Final = 3600.0
 _ROUNDS: Final = 4
 
 log = get_logger("router")
@@ -67,6 +67,7 @@ class Shell:
         self._listener = listener
         self._before_write = before_write
         self._epoll = select.epoll()
+        self._set = self._epoll.fileno()
         self._links: dict[int, _Link] = {}
         self._by_connection: dict[Connection, _Link] = {}
         self._accept_again_at = 0.0
@@ -101,10 +102,14 @@ class Shell:
         if self.engine.resumed or self.engine.dirty:
             await trio.lowlevel.checkpoint()
             return
-        due = min(self.engine.next_deadline(), self._accept_again_at or float("inf"))
-        timeout = min(max(due - time.monotonic(), 0.0), _IDLE_S)
-        with trio.move_on_after(timeout):
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
+        due = self.engine.next_deadline()
+        if self._accept_again_at:
+            due = min(due, self._accept_again_at)
+        if due == math.inf:  # the usual case; a cancel scope would cost as much as the turn itself
+            await trio.lowlevel.wait_readable(self._set)
+            return
+        with trio.move_on_after(max(due - time.monotonic(), 0.0)):
+            await trio.lowlevel.wait_readable(self._set)
 
     # --- one turn --------------------------------------------------------------------------------------
 
