@@ -88,6 +88,7 @@ class Committer:
         self._opened_at = now
         self.flush_at = self._sync_at = self._mark_at = self._retry_at = math.inf
         self._housekeep_at = math.inf if spec.keep_age_s is None else now
+        self._trim_at = -math.inf
         self._retry_s = spec.retry_s[0]
         self._sync_target = 0
         if start.failure is not None:
@@ -127,6 +128,7 @@ class Committer:
         self._sync_at += delta_s
         self._mark_at += delta_s
         self._retry_at += delta_s
+        self._trim_at += delta_s
         self._housekeep_at += delta_s
 
     def run_s(self, now: float) -> int:
@@ -189,7 +191,8 @@ class Committer:
         """When ``plan`` has something to do if nothing else happens (monotonic seconds, may be inf)."""
         if self.failure is not None:
             return self._retry_at
-        return min(self.flush_at, self._sync_at, self._mark_at, self._housekeep_at)
+        trim_at = self._trim_at if self.shelf.has_trimmed else math.inf
+        return min(self.flush_at, self._sync_at, self._mark_at, self._housekeep_at, trim_at)
 
     @property
     def eager(self) -> bool:
@@ -247,8 +250,7 @@ class Committer:
         too_old = is_stale(self.spec, tail_run_s=tail.run_s, run_s=self.run_s(now))
         if not self._pending and used and (too_old or tail.offset >= self.spec.segment_bytes):
             return self._roll(tail, [], self._next_seq, now)
-        names = self.shelf.take_trimmed()
-        if names:
+        if now >= self._trim_at and (names := self.shelf.take_trimmed()):
             return TrimJob(self._directory, names)
         if now >= self._mark_at and not tail.dirty:
             self._mark_at = math.inf
@@ -295,7 +297,10 @@ class Committer:
         """Take the outcome of a job; returns the tickets that are decided, with errors filled in."""
         self.shelf.changed()
         if isinstance(job, TrimJob):
-            self.counters.trim_errors += job.failed + (job.error is not None)
+            if job.error is not None:
+                self.counters.trim_errors += 1
+                self.shelf.put_back(job.left)
+                self._trim_at = now + _HOUSEKEEP_S
             return []
         resuming = isinstance(job, WriteJob) and job.roll is not None and not job.roll.finish
         if job.error is not None:

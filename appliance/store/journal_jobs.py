@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.store.journal_pending import Frame, Tail
@@ -163,25 +164,24 @@ class SyncJob(Job):
 
 
 class TrimJob(Job):
-    """Remove files that retention gave up, oldest first; what fails is counted and tried at the next open."""
+    """Remove files that retention gave up, oldest first; ``left`` are those still there after an error.
 
-    __slots__ = ("directory", "failed", "names")
+    It ends at the first error: a segment missing between two others would look like damage.
+    """
+
+    __slots__ = ("directory", "left")
 
     def __init__(self, directory: Path, names: Sequence[str]) -> None:
         super().__init__()
         self.directory = directory
-        self.names = names
-        self.failed = 0
+        self.left = list(names)
 
     def run(self, disk: Disk) -> None:
         """Unlink each, then make the removal itself durable."""
-        for name in self.names:
-            try:
-                disk.unlink(self.directory / name)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                self.failed += 1
+        while self.left:
+            with suppress(FileNotFoundError):
+                disk.unlink(self.directory / self.left[0])
+            del self.left[0]
         disk.sync_dir(self.directory)
 
 

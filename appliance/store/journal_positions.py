@@ -99,13 +99,16 @@ class CursorJob(Job):
             self._write(disk, self.directory / file, data, offset)
 
     def _write(self, disk: Disk, path: Path, data: bytes, offset: int) -> None:
+        created = False
         try:
             fd = disk.open_write(path)
         except FileNotFoundError:
             fd = disk.create(path)
-            disk.sync_dir(self.directory)
+            created = True
         try:
             self.written += disk.pwrite(fd, [data], offset, sync=True)
+            if created:
+                disk.sync_dir(self.directory)
         finally:
             disk.close(fd)
 

@@ -101,6 +101,15 @@ class Shelf:
         names, self._given_up = self._given_up, []
         return names
 
+    @property
+    def has_trimmed(self) -> bool:
+        """Whether ``take_trimmed`` would return any."""
+        return bool(self._given_up)
+
+    def put_back(self, names: list[str]) -> None:
+        """These could not be removed: hand them out again, before the others."""
+        self._given_up[:0] = names
+
     def discard(self, names: Iterable[str]) -> None:
         """Have other files of the directory removed with the next trim."""
         self._given_up += names
