@@ -196,13 +196,14 @@ class Node:
         bodies: list[bytes] = []
         while limit is None or limit > 0:
             data = bytes(outbox.pending()[:limit])
-            if not data:
+            if data:
+                engine.drained(self.connection, len(data))
+                bodies += self._splitter.feed(data)
+                limit = None if limit is None else limit - len(data)
+            if outbox.empty or limit == 0:
+                self.rig.settle()  # who waited for room may have more
+            if not data and outbox.empty:
                 break
-            engine.drained(self.connection, len(data))
-            bodies += self._splitter.feed(data)
-            if limit is not None:
-                limit -= len(data)
-        self.rig.settle()
         return bodies
 
     def read(self, limit: int | None = None) -> list[Json]:
