@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import TextIO
 
+from appliance.keeper.numbers import EX_CLEAN, EX_CONFIG, EX_SOFTWARE, EX_UNCLEAN
 from appliance.wire import errors
 
 __all__ = [
@@ -78,6 +79,17 @@ def exit_code_for(error: BaseException) -> ExitCode:
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
 
 
+_RUN_CODES = (
+    (EX_CLEAN, "Stopped as it was told, within 5 seconds; everything acknowledged is on disk."),
+    (EX_SOFTWARE, "Every plane failed too often and rests: there is nothing left to run."),
+    (EX_UNCLEAN, "Stopped, but a plane had to be killed or failed on the way."),
+    (
+        EX_CONFIG,
+        "Every plane refuses the configuration or what it finds on disk; the log says which key or file.",
+    ),
+)
+
+
 def exit_codes_markdown() -> str:
     """The reference page ``docs/reference/exit-codes.md``."""
     lines = [
@@ -91,6 +103,12 @@ def exit_codes_markdown() -> str:
         "| Code | Name | Meaning |",
         "|---|---|---|",
         *(f"| {code.value} | {code.name} | {code.meaning} |" for code in ExitCode),
+        "",
+        "`fluxbee run` ends with the codes of its keeper (those above 64 are from sysexits.h):",
+        "",
+        "| Code | Meaning |",
+        "|---|---|",
+        *(f"| {code} | {meaning} |" for code, meaning in _RUN_CODES),
     ]
     return "\n".join(lines) + "\n"
 

@@ -131,7 +131,7 @@ class DataPlane:
             self._regions.begin(row)
         except FluxbeeError as error:
             # A view that cannot be written costs a view, not the routing (design.md §5).
-            log.error("live_region_failed", code="FX102", error=str(error))
+            log.error("live_region_failed", code="LIVE_REGION_FAILED", error=str(error))
         self._publisher = Publisher(self._live, self._paths.published / f"{LIVE.name}.mdb")
         self._live.on_change(self._publish)
         files = EnvironmentFiles(self._paths.regions_disk, CONTROL.name)
@@ -244,14 +244,14 @@ class DataPlane:
                     await self._threads.sync()
                     await self._threads.write_base(upto, list(records))
             except FluxbeeError as error:
-                log.warning("thread_ledger_upkeep", code="FX103", error=str(error))
+                log.warning("thread_ledger_upkeep", code="THREAD_LEDGER_UPKEEP", error=str(error))
 
     async def _stop(self) -> None:
         self._turn_log.write_gap()
         try:
             await self._ledger.end()
         except FluxbeeError as error:
-            log.warning("no_clean_stop", code="FX104", error=str(error))
+            log.warning("no_clean_stop", code="NO_CLEAN_STOP", error=str(error))
         for scope in self._scopes:
             scope.cancel()
         if self._own_waker is not None:

@@ -180,7 +180,7 @@ class Shell:
                 # Descriptors are gone: they come back when somebody leaves. Serve those who are here.
                 self.engine.counts["accept_out_of_resources"] += 1
                 if self.engine.counts["accept_out_of_resources"] == 1:
-                    log.warning("accept_out_of_resources", code="FX101", error=str(error))
+                    log.warning("accept_out_of_resources", code="ACCEPT_OUT_OF_RESOURCES", error=str(error))
                 self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE_S
                 self._epoll.modify(self._listener.fileno(), 0)
                 return

@@ -4,17 +4,20 @@ A reservation is in the page cache before the frames of its turn leave, so a kil
 number. A power cut may lose what was not synced yet; for that there is a *ceiling*, synced ahead, that no
 reservation exceeds: after a cut every thread goes on above it. Numbers are skipped then, never repeated.
 Whether there was a cut is told by a record with the boot id at each start and one at each clean stop.
+
+A disk that takes no writes does not stop numbering: reservations live in the region alone until the journal
+has a *floor* above them. Only if it refuses from the very start, and power then goes, may numbers come again.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
-from appliance.store.journal_types import Gap
+from appliance.store.journal_types import Gap, GapReason
 from appliance.store.layouts import THREAD_SEQ
 from appliance.store.region import SLICE_PUTS, Environment
 from appliance.store.replay import Replayed
@@ -27,6 +30,9 @@ CEILING_STEP: Final = 1 << 20
 
 MAX_THREADS: Final = 1_000_000
 """Threads remembered one by one; beyond it all go on above the highest (about 40 MB of tmpfs)."""
+
+_MAX_MISSING: Final = 4096
+"""Reservations that the region did not take and that are held here; beyond it all threads are lifted."""
 
 _REGION: Final = "thread"
 _BOUND = struct.Struct(">c16sQ")
@@ -51,29 +57,54 @@ class LedgerJournal(Protocol):
 
 
 class LedgerStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """``unwritten`` reservations could not be stored; ``overruns`` went above the durable ceiling."""
+    """``unwritten`` reservations are not in the journal, ``unstored`` ones not in the region, so far or ever.
+
+    ``overruns`` went above the durable ceiling; ``noted`` says that the journal knows of this start.
+    """
 
     threads: int
     floor: int
     ceiling: int
     unwritten: int
+    unstored: int
     overruns: int
+    noted: bool
 
 
 class ThreadLedger:
-    """A :class:`~appliance.wire.seams.ThreadStore`. Feed :meth:`replay`, then :meth:`begin`, then use it."""
+    """A :class:`~appliance.wire.seams.ThreadStore`. Feed :meth:`replay`, then :meth:`begin`, then use it.
 
-    def __init__(self, journal: LedgerJournal, environment: Environment, boot_id: str) -> None:
+    Args:
+        journal: open and running.
+        environment: with region ``thread``.
+        boot_id: of the kernel.
+        on_due: called when :meth:`note` should not wait for the next upkeep.
+    """
+
+    def __init__(
+        self,
+        journal: LedgerJournal,
+        environment: Environment,
+        boot_id: str,
+        *,
+        on_due: Callable[[], None] = lambda: None,
+    ) -> None:
         self._journal = journal
         self._environment = environment
         self._boot = boot_id.encode()
+        self._on_due = on_due
         self._last_boot = b""
         self._stopped = True
         self._damaged = False
+        self._lost = 0
         self._floor = 0
         self._ceiling = 0
         self._top = 0
+        self._noted = False
+        self._owes_floor = False
+        self._missing: dict[bytes, int] = {}
         self._unwritten = 0
+        self._unstored = 0
         self._overruns = 0
 
     # --- starting and stopping -----------------------------------------------------------------------------
@@ -91,6 +122,7 @@ class ThreadLedger:
         async for part in stored:
             if isinstance(part, Gap):
                 self._damaged = True
+                self._lost += part.count if part.reason is GapReason.DAMAGED else 0
                 continue
             fresh: dict[bytes, int] = {}
             for sequence, record in part:
@@ -102,11 +134,11 @@ class ThreadLedger:
         if rebuilding:
             self._environment.finish_rebuild(_REGION, applied_seq=last)
         elif last > applied:
-            self._store((), last)
+            self._store({}, last)
 
     def _rebuild(self, bounds: list[tuple[bytes, int]]) -> None:
         for start in range(0, len(bounds), SLICE_PUTS):
-            self._store(bounds[start : start + SLICE_PUTS], None)
+            self._store(dict(bounds[start : start + SLICE_PUTS]), None)
 
     def _take(self, record: bytes) -> tuple[bytes, int] | None:
         kind = record[:1]
@@ -122,20 +154,32 @@ class ThreadLedger:
             self._ceiling = max(self._ceiling, _NUMBER.unpack(record)[1])
         elif kind == _FLOOR:
             self._floor = max(self._floor, _NUMBER.unpack(record)[1])
+            # It was above everything before it, so what was lost there is of no interest any more.
+            self._damaged, self._lost = False, 0
         return None
 
     async def begin(self) -> None:
-        """Note this start; after a power cut lift every thread above the ceiling. Durable on return."""
-        records = []
+        """Note this start; after a power cut or damage lift every thread above the ceiling.
+
+        Durable on return, unless the disk refuses: then it is tried again with every :meth:`note`.
+        """
         if self._damaged or (not self._stopped and self._last_boot != self._boot):
-            self._floor = max(self._ceiling, self._top)
-            records.append(_NUMBER.pack(_FLOOR, self._floor))
-        self._ceiling = max(self._ceiling, self._floor + CEILING_STEP, self._top + CEILING_STEP)
-        records += [_NUMBER.pack(_CEILING, self._ceiling), _BOOT + self._boot]
-        await self._durably(records)
+            # No single record moves the highest number by more than a new ceiling does.
+            self._floor = max(self._ceiling, self._top, self._floor) + self._lost * 2 * CEILING_STEP
+            self._owes_floor = True
+        try:
+            await self._write_notes(CEILING_STEP)
+        except FluxbeeError:
+            self._on_due()
 
     async def end(self) -> None:
-        """Note a clean stop. Durable on return."""
+        """Note a clean stop. Durable on return.
+
+        Raises:
+            Unavailable, Busy: the disk refuses; the next start takes this for a power cut if the boot changed.
+        """
+        if self._owes_floor:
+            await self._write_notes(CEILING_STEP)
         await self._durably([_STOP])
 
     async def _durably(self, records: list[bytes]) -> None:
@@ -146,7 +190,11 @@ class ThreadLedger:
 
     def bound(self, key: bytes) -> int:
         """Highest number that may have been given out for the thread; at least the floor."""
-        return max(self._environment.get(THREAD_SEQ, key) or 0, self._floor)
+        try:
+            stored = self._environment.get(THREAD_SEQ, key) or 0
+        except FluxbeeError:
+            stored = self._top  # nobody was given more
+        return max(stored, self._floor, self._missing.get(key, 0))
 
     def reserve(self, bounds: Sequence[tuple[bytes, int]]) -> None:
         """Reservations into page cache and region; a failing disk is counted, not waited for."""
@@ -154,35 +202,59 @@ class ThreadLedger:
         if self._top > self._ceiling:
             self._overruns += 1
         records = [_BOUND.pack(_R, key, bound) for key, bound in bounds]
+        applied_seq = None
         try:
-            first = self._journal.write_through(records)
+            applied_seq = self._journal.write_through(records) + len(records) - 1
         except FluxbeeError:
             self._unwritten += len(bounds)
-            self._store(bounds, None)
-            return
-        self._store(bounds, first + len(records) - 1)
+            self._owes_floor = True
+        self._store({**self._missing, **dict(bounds)}, None if self._owes_floor else applied_seq)
+        if self.wants_note:
+            self._on_due()
 
-    def _store(self, bounds: Iterable[tuple[bytes, int]], applied_seq: int | None) -> None:
+    def _store(self, bounds: dict[bytes, int], applied_seq: int | None) -> None:
+        """Raise bounds in the region; what it does not take is kept in memory and tried again."""
         try:
             with self._environment.change(_REGION, applied_seq=applied_seq) as txn:
-                for key, bound in bounds:
-                    THREAD_SEQ.put(txn, key, bound)
+                for key, bound in bounds.items():
+                    THREAD_SEQ.put(txn, key, max(bound, THREAD_SEQ.get(txn, key) or 0))
+            self._missing = {}
         except FluxbeeError:
-            # The journal has it; within this run the counters' own memory is ahead of the region.
-            self._unwritten += 1
+            self._unstored += len(bounds.keys() - self._missing.keys())
+            self._missing = bounds
+            if len(bounds) > _MAX_MISSING:
+                # Not each on its own any more. The region stays behind until the journal has this floor.
+                self._floor, self._owes_floor, self._missing = max(self._floor, self._top), True, {}
 
     # --- upkeep --------------------------------------------------------------------------------------------
 
     @property
-    def wants_ceiling(self) -> bool:
-        """Whether :meth:`raise_ceiling` is due."""
-        return self._top + CEILING_STEP // 2 > self._ceiling
+    def wants_note(self) -> bool:
+        """Whether :meth:`note` has something to write."""
+        return not self._noted or self._owes_floor or self._top + CEILING_STEP // 2 > self._ceiling
 
-    async def raise_ceiling(self) -> None:
-        """Sync a higher ceiling; until it is on disk the old one counts."""
-        ceiling = self._top + 2 * CEILING_STEP
-        await self._durably([_NUMBER.pack(_CEILING, ceiling)])
+    async def note(self) -> None:
+        """Sync a higher ceiling, and what a refusing disk kept from the journal.
+
+        Raises:
+            Unavailable, Busy: the disk refuses; until it takes this the old ceiling counts.
+        """
+        await self._write_notes(2 * CEILING_STEP)
+
+    async def _write_notes(self, ahead: int) -> None:
+        refused = self._unwritten
+        records = []
+        floor = max(self._floor, self._top) if self._noted else self._floor
+        if self._owes_floor:
+            records.append(_NUMBER.pack(_FLOOR, floor))
+        ceiling = max(self._ceiling, floor + ahead, self._top + ahead)
+        records.append(_NUMBER.pack(_CEILING, ceiling))
+        if not self._noted:
+            records.append(_BOOT + self._boot)
+        await self._durably(records)
         self._ceiling = ceiling
+        self._noted = True
+        self._owes_floor = self._unwritten != refused
 
     def image(self) -> tuple[int, Iterator[bytes]]:
         """Base image: sequence that it covers, and its records. Consume it before the next change."""
@@ -210,5 +282,7 @@ class ThreadLedger:
             floor=self._floor,
             ceiling=self._ceiling,
             unwritten=self._unwritten,
+            unstored=self._unstored,
             overruns=self._overruns,
+            noted=self._noted,
         )

@@ -129,7 +129,7 @@ class AnswerDesk:
             frame = pack_frame(encode_message(message))
         except FrameTooLarge:  # an author's extensions may be any size
             self.unanswered += 1
-            log.warning("answer_too_large", code="FX804", verb=message.meta.msg)
+            log.warning("answer_too_large", code="ANSWER_TOO_LARGE", verb=message.meta.msg)
             return
         if self._try_put(frame):
             self.answered += 1
@@ -150,4 +150,4 @@ class AnswerDesk:
                 self.answered += 1
             except FluxbeeError as error:
                 self.unanswered += 1
-                log.warning("config_response_lost", code="FX805", node=name, reason=str(error))
+                log.warning("config_response_lost", code="CONFIG_RESPONSE_LOST", node=name, reason=str(error))

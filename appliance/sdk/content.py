@@ -61,7 +61,7 @@ class ContentDesk:
         try:
             payload = parse_text_payload(message.payload)
         except Invalid as error:
-            log.warning("text_payload_malformed", code="FX803", reason=str(error))
+            log.warning("text_payload_malformed", code="TEXT_PAYLOAD_MALFORMED", reason=str(error))
             return message
         if payload.content is None or not needs_offload(payload, budget_bytes=self.budget_bytes):
             return message
@@ -69,7 +69,7 @@ class ContentDesk:
             ref = await self.store(payload.content.encode(), OFFLOAD_NAME, OFFLOAD_MIME)
         except FluxbeeError as error:
             self.failures += 1
-            log.warning("text_offload_failed", code="FX802", reason=str(error))
+            log.warning("text_offload_failed", code="TEXT_OFFLOAD_FAILED", reason=str(error))
             return message
         self.offloaded += 1
         return msgspec.structs.replace(message, payload=raw_json(payload.offloaded(ref).to_payload()))

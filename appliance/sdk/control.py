@@ -193,5 +193,5 @@ class NodeControl:
 
     def failed(self, node_name: str, error: Exception) -> ConfigResponse:
         """The answer when :meth:`answer` itself has raised what it does not know."""
-        log.exception("config_handler_failed", error, code="FX806", node=node_name)
+        log.exception("config_handler_failed", error, code="CONFIG_HANDLER_FAILED", node=node_name)
         return self._refusal(node_name, "INTERNAL", f"the handler failed: {type(error).__name__}")

@@ -84,7 +84,7 @@ class _Runner:
         if is_router_error(message):
             self.router_errors += 1
             reason = router_error(message)
-            log.warning("message_undelivered", code="FX809", node=self.node.full_name, reason=reason.message)
+            log.warning("message_undelivered", code="MESSAGE_UNDELIVERED", node=self.node.full_name, reason=reason.message)
             return None
         if message.meta.type != verbs.SYSTEM:
             return self._handler
@@ -101,12 +101,12 @@ class _Runner:
                 return result
         except Exception as error:
             self.failed += 1
-            log.exception("handler_failed", error, code="FX807", node=self.node.full_name)
+            log.exception("handler_failed", error, code="HANDLER_FAILED", node=self.node.full_name)
             failure = payload_of_error(error)
         else:
             assert deadline.cancelled_caught
             self.timed_out += 1
-            log.error("handler_timed_out", code="FX808", node=self.node.full_name, after_s=self._timeout_s)
+            log.error("handler_timed_out", code="HANDLER_TIMED_OUT", node=self.node.full_name, after_s=self._timeout_s)
             failure = error_payload(
                 "HANDLER_TIMEOUT", f"no answer within {self._timeout_s:g} s", retryable=True
             )
@@ -120,12 +120,12 @@ class _Runner:
                 await self._send_result(message, result)
             except Invalid as error:
                 self.unsent += 1
-                log.error("reply_invalid", code="FX810", node=self.node.full_name, reason=str(error))
+                log.error("reply_invalid", code="REPLY_INVALID", node=self.node.full_name, reason=str(error))
                 if deserves_answer(message):
                     await self.node.reply(message, payload_of_error(error))
         except FluxbeeError as error:
             self.unsent += 1
-            log.warning("reply_lost", code="FX811", node=self.node.full_name, reason=str(error))
+            log.warning("reply_lost", code="REPLY_LOST", node=self.node.full_name, reason=str(error))
 
     async def _send_result(self, message: Message, result: object) -> None:
         if isinstance(result, Message):

@@ -84,7 +84,8 @@ class Environment(RegionView):
         clock: Clock | None = None,
     ) -> None:
         self.spec = spec
-        self.path = EnvironmentFiles(directory, spec.name).data
+        self._files = EnvironmentFiles(directory, spec.name)
+        self.path = self._files.data
         self._clock = clock or SystemClock()
         self._boot = boot or boot_id()
         self._page = page
@@ -99,14 +100,10 @@ class Environment(RegionView):
         self._meter = ThreadWriteMeter() if spec.on_disk else None
         self._quota_bytes = spec.map_bytes - spec.map_bytes // _RESERVE_SHARE
         started = prepare(
-            spec, directory, regions, owner=self, page=page, boot=self._boot, now_ms=self._clock.wall_ms()
+            spec, self._files, regions, owner=self, page=page, boot=self._boot, now_ms=self._clock.wall_ms()
         )
-        self._files, self._lock, self._handle, self._rows = (
-            started.files,
-            started.lock,
-            started.handle,
-            started.rows,
-        )
+        self._lock, self._handle, self._rows = started.lock, started.handle, started.rows
+        self._suspect = None  # damage found while opening has been dealt with
         self._env: lmdb.Environment | None = started.env
         self.opened: Opened = started.opened
         self._page_bytes = started.env.stat()["psize"]

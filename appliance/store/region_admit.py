@@ -22,7 +22,7 @@ from appliance.system.disk import RealDisk
 from appliance.wire.errors import Conflict, FluxbeeError
 
 from .files import durable_replace, storage_error
-from .region_check import probe, read_meta_pages
+from .region_check import Depth, MetaPages, probe, read_meta_pages
 
 __all__ = [
     "CONTROL",
@@ -62,7 +62,9 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True):
         on_disk: False on tmpfs; bytes written to a disk are counted exactly where the kernel tells.
         sync: every commit is on the medium when it returns.
         map_bytes: fixed size of the map; one sixteenth of it is kept for urgent changes.
-        probe_bytes: files up to this size are walked wholly at every start, larger ones after unclean stops.
+        quick_bytes: after a clean stop, files up to this size are checked page by page at the start.
+        probe_bytes: after an unclean stop, the same up to this size. Above them every row is read (after a
+            clean stop only up to ``probe_bytes``, then the ends of the tables).
         keep_aside: how many damaged predecessors are kept.
     """
 
@@ -70,6 +72,7 @@ class EnvironmentSpec(msgspec.Struct, frozen=True, kw_only=True):
     on_disk: bool
     sync: bool
     map_bytes: int
+    quick_bytes: int = 4 << 20
     probe_bytes: int = 64 << 20
     keep_aside: int = 2
 
@@ -238,7 +241,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     opens: int = 0
 
 
-def _find_damage(path: Path, spec: EnvironmentSpec, *, full: bool) -> str:
+def _find_damage(path: Path, spec: EnvironmentSpec, *, clean: bool) -> str:
     """What is wrong with the file; empty when nothing is."""
     try:
         meta = read_meta_pages(path)
@@ -246,8 +249,15 @@ def _find_damage(path: Path, spec: EnvironmentSpec, *, full: bool) -> str:
         raise  # not the file's fault
     except (OSError, ValueError) as error:  # a bad sector is damage too
         return str(error)
-    full = full or meta.short or meta.file_bytes <= spec.probe_bytes
-    return probe(path, map_bytes=spec.map_bytes, full=full)
+    return probe(path, map_bytes=spec.map_bytes, depth=_depth(meta, spec, clean=clean))
+
+
+def _depth(meta: MetaPages, spec: EnvironmentSpec, *, clean: bool) -> Depth:
+    if meta.file_bytes <= (spec.quick_bytes if clean else spec.probe_bytes):
+        return Depth.PAGES
+    if not clean or meta.short or meta.file_bytes <= spec.probe_bytes:
+        return Depth.ROWS
+    return Depth.ENDS
 
 
 def admit(files: EnvironmentFiles, spec: EnvironmentSpec, boot: BootId) -> Admission:
@@ -272,7 +282,7 @@ def _admit(files: EnvironmentFiles, spec: EnvironmentSpec, boot: BootId) -> Admi
         files.remove()
         return Admission(kept=False, reason=reason)
     if verdict is not Verdict.SET_ASIDE:
-        damage = _find_damage(files.data, spec, full=verdict is Verdict.CHECK_ALL)
+        damage = _find_damage(files.data, spec, clean=verdict is Verdict.CHECK)
         if not damage:
             opens = 0 if mark is None or mark.clean else mark.opens
             return Admission(kept=True, reason=reason, opens=opens)

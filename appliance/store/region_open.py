@@ -64,7 +64,6 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 class Prepared(NamedTuple):
     """What an environment starts with."""
 
-    files: EnvironmentFiles
     lock: WriterLock
     handle: Handle
     env: lmdb.Environment
@@ -90,7 +89,7 @@ def check_specs(regions: Sequence[RegionSpec], page: GenerationPage | None) -> N
 
 def prepare(
     spec: EnvironmentSpec,
-    directory: Path,
+    files: EnvironmentFiles,
     regions: Sequence[RegionSpec],
     *,
     owner: TxnOwner,
@@ -100,12 +99,11 @@ def prepare(
 ) -> Prepared:
     """Open the environment for writing; see ``Environment.open`` for arguments and errors."""
     check_specs(regions, page)
-    files = EnvironmentFiles(directory, spec.name)
     with ExitStack() as undo:
         try:
-            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            files.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         except OSError as error:
-            raise storage_error(error, str(directory)) from error
+            raise storage_error(error, str(files.directory)) from error
         lock = WriterLock(files.writer)
         undo.callback(lock.release)
         handle = attach(files.data, lock=True)
@@ -126,7 +124,7 @@ def prepare(
         kept=admission.kept, reason=admission.reason, set_aside=admission.set_aside, rebuild=rebuild
     )
     env, _ = handle.current()
-    return Prepared(files, lock, handle, env, rows, opened, mark_written)
+    return Prepared(lock, handle, env, rows, opened, mark_written)
 
 
 def _aside(files: EnvironmentFiles, spec: EnvironmentSpec) -> Path:

@@ -49,7 +49,7 @@ class Story:
 
     async def run(self, heal_after: int | None) -> None:
         """Twenty appends, two stops and a base image; the disk heals ``heal_after`` steps after it failed."""
-        for life in range(2):
+        for _ in range(2):
             try:
                 journal = Journal.open(HOME, self.spec, disk=self.disk, clock=self.clock, inline=True)
             except Unavailable:

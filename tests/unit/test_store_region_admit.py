@@ -25,6 +25,7 @@ from appliance.store.region_admit import (
     read_mark,
     write_mark,
 )
+from appliance.store.region_check import Depth, MetaPages
 from appliance.store.region_handle import detach
 from appliance.system.boot import BootId
 from appliance.wire.errors import Conflict, NotFound, Unavailable
@@ -274,3 +275,25 @@ def test_the_four_environments_of_the_design() -> None:
         ("world", True, False),
     ]
     assert (LIVE.map_bytes, WORLD.map_bytes) == (256 << 20, 16 << 30)
+
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("file_bytes", "clean", "short", "depth"),
+    [
+        (MB, True, False, Depth.PAGES),
+        (MB, False, False, Depth.PAGES),
+        (20 * MB, True, False, Depth.ROWS),
+        (20 * MB, False, False, Depth.PAGES),
+        (200 * MB, True, False, Depth.ENDS),
+        (200 * MB, True, True, Depth.ROWS),
+        (200 * MB, False, False, Depth.ROWS),
+    ],
+)
+def test_how_deep_a_file_is_looked_at(file_bytes: int, clean: bool, short: bool, depth: Depth) -> None:
+    last_page = file_bytes // 4096 if short else 10
+    meta = MetaPages(page_bytes=4096, map_bytes=1 << 30, last_page=last_page, txnid=1, file_bytes=file_bytes)
+    assert meta.short is short
+    assert region_admit._depth(meta, WORLD, clean=clean) is depth

@@ -10,7 +10,7 @@ import lmdb
 import pytest
 
 from appliance.store import region_check
-from appliance.store.region_check import probe, read_meta_pages
+from appliance.store.region_check import Depth, probe, read_meta_pages
 from appliance.system.process import children
 
 MAP_BYTES = 16 << 20
@@ -50,13 +50,13 @@ def test_meta_pages_of_a_sound_file(sound: Path) -> None:
 def test_a_fresh_file_is_sound(tmp_path: Path) -> None:
     lmdb.open(str(tmp_path / "x.mdb"), subdir=False).close()
     assert read_meta_pages(tmp_path / "x.mdb").txnid == 0
-    assert probe(tmp_path / "x.mdb", map_bytes=MAP_BYTES, full=True) == ""
+    assert probe(tmp_path / "x.mdb", map_bytes=MAP_BYTES, depth=Depth.PAGES) == ""
 
 
-@pytest.mark.parametrize("full", [True, False])
-def test_a_sound_file_passes_and_is_not_changed(sound: Path, full: bool) -> None:
+@pytest.mark.parametrize("depth", Depth)
+def test_a_sound_file_passes_and_is_not_changed(sound: Path, depth: Depth) -> None:
     before = sound.read_bytes()
-    assert probe(sound, map_bytes=MAP_BYTES, full=full) == ""
+    assert probe(sound, map_bytes=MAP_BYTES, depth=depth) == ""
     assert sound.read_bytes() == before
     assert sorted(os.listdir(sound.parent)) == ["x.mdb", "x.mdb-lock"]
 
@@ -78,7 +78,7 @@ def test_a_file_whose_last_pages_were_never_written_is_short_and_sound(tmp_path:
         txn.delete(b"big")
     env.close()
     assert read_meta_pages(path).short
-    assert probe(path, map_bytes=MAP_BYTES, full=True) == ""
+    assert probe(path, map_bytes=MAP_BYTES, depth=Depth.PAGES) == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"garbage" * 100, bytes(8192), b"\xde\xc0\xef\xbe" * 3000])
@@ -135,20 +135,21 @@ def test_last_page_below_the_meta_pages(sound: Path) -> None:
 def test_a_truncated_file_kills_only_the_child(sound: Path) -> None:
     os.truncate(sound, 3 * 4096)
     assert read_meta_pages(sound).short
-    assert probe(sound, map_bytes=MAP_BYTES, full=True) != ""
+    for depth in Depth:
+        assert probe(sound, map_bytes=MAP_BYTES, depth=depth) != ""
 
 
 def test_zeroed_pages_are_found(sound: Path) -> None:
     raw = bytearray(sound.read_bytes())
     raw[2 * 4096 :] = bytes(len(raw) - 2 * 4096)
     sound.write_bytes(raw)
-    assert probe(sound, map_bytes=MAP_BYTES, full=False) != ""
+    assert probe(sound, map_bytes=MAP_BYTES, depth=Depth.ENDS) != ""
 
 
 def test_rows_that_contradict_the_count_are_found(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wanted in (1, 10_000):
         monkeypatch.setattr(region_check, "_walk_table", _with_count(region_check._walk_table, wanted))
-        assert "ValueError: table b'many'" in probe(sound, map_bytes=MAP_BYTES, full=True)
+        assert "ValueError: table b'many'" in probe(sound, map_bytes=MAP_BYTES, depth=Depth.ROWS)
         monkeypatch.undo()
 
 
@@ -163,7 +164,7 @@ def _with_count(real, wanted: int):
         def cursor(self, db: object) -> lmdb.Cursor:
             return self._txn.cursor(db)
 
-    return lambda txn, db, name, full: real(Stat(txn), db, name, full=full)
+    return lambda txn, db, name, depth: real(Stat(txn), db, name, depth)
 
 
 def test_a_missing_file_is_the_caller_s_affair(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_missing_file_is_the_caller_s_affair(tmp_path: Path) -> None:
 def test_a_child_that_hangs_is_killed(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(region_check, "_walk", lambda *_args, **_kw: signal.pause())
     before = children()
-    assert "longer than 0.2 s" in probe(sound, map_bytes=MAP_BYTES, full=True, deadline_s=0.2)
+    assert "longer than 0.2 s" in probe(sound, map_bytes=MAP_BYTES, depth=Depth.PAGES, deadline_s=0.2)
     assert children() == before
 
 
@@ -184,13 +185,13 @@ def test_a_child_that_talks_too_much_is_cut_off(sound: Path, monkeypatch: pytest
             os.write(2, b"mdb.c: Assertion failed\n" * 100)
 
     monkeypatch.setattr(region_check, "_walk", shout)
-    assert probe(sound, map_bytes=MAP_BYTES, full=True) != ""
+    assert probe(sound, map_bytes=MAP_BYTES, depth=Depth.PAGES) != ""
 
 
 def test_the_probe_works_beside_threads(sound: Path) -> None:
     answers: list[str] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(probe(sound, map_bytes=MAP_BYTES, full=True)))
+        threading.Thread(target=lambda: answers.append(probe(sound, map_bytes=MAP_BYTES, depth=Depth.PAGES)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -203,6 +204,26 @@ def test_the_probe_works_beside_threads(sound: Path) -> None:
 def test_it_works_where_children_are_not_waited_for(sound: Path) -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        assert probe(sound, map_bytes=MAP_BYTES, full=True) == ""
+        assert probe(sound, map_bytes=MAP_BYTES, depth=Depth.PAGES) == ""
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_damage_in_the_list_of_free_pages_is_found_page_by_page(sound: Path) -> None:
+    raw = bytearray(sound.read_bytes())
+    newer = max(0, 4096, key=lambda page: struct.unpack_from("=Q", raw, page + 144)[0])
+    root = struct.unpack_from("=Q", raw, newer + 80)[0]
+    raw[root * 4096 + 17] ^= 0x40  # where the first node of the page lies
+    sound.write_bytes(raw)
+    assert "freeDB" in probe(sound, map_bytes=MAP_BYTES, depth=Depth.PAGES)
+
+
+def test_a_file_of_lmdb_1_0_is_understood_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.mdb"
+    env = lmdb.open(str(path), subdir=False, max_dbs=1, lib_version=1)
+    with env.begin(write=True) as txn:
+        txn.put(b"k", b"v", db=env.open_db(b"t", txn=txn))
+    last_page = env.info()["last_pgno"]
+    env.close()
+    assert read_meta_pages(path).last_page == last_page
+    assert probe(path, map_bytes=MAP_BYTES, depth=Depth.PAGES) == ""

@@ -114,7 +114,7 @@ class RouteService:
         last: bytes | None = None
         async for part in replay(self._journal):
             if isinstance(part, Gap):
-                log.error("document_versions_lost", code="FX304", first=part.first, last=part.last)
+                log.error("document_versions_lost", code="DOCUMENT_VERSIONS_LOST", first=part.first, last=part.last)
             elif part:
                 last = part[-1][1]
         if last is None:
@@ -131,7 +131,7 @@ class RouteService:
         except FluxbeeError as error:
             # Kept as it is for the operator to mend; the journal's document stays in force.
             self._file_readable = False
-            log.error("document_refused", code="FX301", error=str(error), remedy=error.remedy)
+            log.error("document_refused", code="DOCUMENT_REFUSED", error=str(error), remedy=error.remedy)
             return None
 
     # --- changing --------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ class RouteService:
             write_document(self._document, book)
             self._file_readable = True
         except FluxbeeError as error:
-            log.error("document_not_written", code="FX302", error=str(error), remedy=error.remedy)
+            log.error("document_not_written", code="DOCUMENT_NOT_WRITTEN", error=str(error), remedy=error.remedy)
 
     # --- serving ---------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class RouteService:
                     await self._commit(outcome.book)
                     log.info("document_changed", version=outcome.book.version, by=message.source_l2_name)
                 except FluxbeeError as error:
-                    log.error("document_not_stored", code="FX303", error=str(error))
+                    log.error("document_not_stored", code="DOCUMENT_NOT_STORED", error=str(error))
                     answer = self._desk.not_stored(message, src=node.uuid, error=error)
             if answer is not None and message.routing.src:
                 await node.send(answer)
