@@ -148,7 +148,7 @@ def _walk_table(txn: lmdb.Transaction[bytes], db: lmdb._Database, name: bytes, d
 
 def _walk(path: Path, map_bytes: int, depth: Depth) -> None:
     if depth is Depth.PAGES:
-        findings: list[str] = verify(str(path), subdir=False)
+        findings: list[str] = verify(str(path), subdir=False)  # type: ignore[no-untyped-call]
         if findings:
             raise ValueError(f"{findings[0]} ({len(findings)} findings)")
     # No lock: the caller holds the environment's writer lock, and nothing is committed here.

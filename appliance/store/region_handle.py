@@ -51,19 +51,25 @@ class Handle:
         self.identity: tuple[int, int] | None = None
 
     def claim(self) -> None:
-        """Close the file and keep readers of this process away until it is opened for writing, or closed."""
+        """Close the file and keep readers of this process away until :meth:`admit_readers` or a close."""
         with _guard:
             self.close()
             self.claimed = True
 
+    def admit_readers(self) -> None:
+        """The owner has opened the file and all its tables: readers of this process may use them."""
+        self.claimed = False
+
     def open_writer(self, spec: EnvironmentSpec) -> lmdb.Environment:
-        """Open for writing, in place of a reading environment if there is one.
+        """Open for writing, in place of a reading environment if there is one; a claim stays.
 
         Raises:
             Damaged, Unavailable: LMDB refuses the file, or the medium fails.
         """
         with _guard:
+            claimed = self.claimed
             self.close()
+            self.claimed = claimed
             try:
                 self.env = lmdb.open(
                     str(self.path),
@@ -78,7 +84,6 @@ class Handle:
             except lmdb.Error as error:
                 raise region_error(error, str(self.path)) from error
             self.writable = True
-            self.claimed = False
             return self.env
 
     def close(self) -> None:
@@ -111,7 +116,7 @@ class Handle:
             Unavailable: it cannot be opened.
         """
         env = self.env
-        if env is not None and (self.writable or self.identity == self._identity_now()):
+        if env is not None and not self.claimed and (self.writable or self.identity == self._identity_now()):
             return env, self.dbs
         with _guard:
             return self._reopen()
@@ -161,9 +166,11 @@ class Handle:
         return self.env, self.dbs
 
     def scan_tables(self) -> None:
-        """Open the handles of all tables that exist by now."""
+        """Open the handles of all tables that exist by now; a writing environment's are its owner's."""
         with _guard:
-            if self.env is None:
+            # In a writing environment LMDB would begin a write transaction for this, and wait for the owner's
+            # change while it holds the interpreter's lock: the owner could never finish.
+            if self.env is None or self.writable:
                 return
             with self.env.begin() as txn:
                 names = [key for key, _value in txn.cursor()]

@@ -112,18 +112,18 @@ def prepare(
         handle.claim()
         admission = admit(files, spec, boot)
         try:
-            mark_written = _start(files, handle, spec, boot, admission.opens + 1)
-            rows, rebuild = _declare(handle, regions, owner, page, now_ms)
+            env, mark_written = _start(files, handle, spec, boot, admission.opens + 1)
+            rows, rebuild = _Declaration(env, handle.dbs, owner).declare(regions, page, now_ms)
         except Damaged as error:  # LMDB sees what our own look did not
             handle.claim()
             admission = Admission(kept=False, reason=f"damaged: {error}", set_aside=_aside(files, spec))
-            mark_written = _start(files, handle, spec, boot, 1)
-            rows, rebuild = _declare(handle, regions, owner, page, now_ms)
+            env, mark_written = _start(files, handle, spec, boot, 1)
+            rows, rebuild = _Declaration(env, handle.dbs, owner).declare(regions, page, now_ms)
+        handle.admit_readers()
         undo.pop_all()
     opened = Opened(
         kept=admission.kept, reason=admission.reason, set_aside=admission.set_aside, rebuild=rebuild
     )
-    env, _ = handle.current()
     return Prepared(lock, handle, env, rows, opened, mark_written)
 
 
@@ -134,86 +134,83 @@ def _aside(files: EnvironmentFiles, spec: EnvironmentSpec) -> Path:
         raise storage_error(error, str(files.data)) from error
 
 
-def _start(files: EnvironmentFiles, handle: Handle, spec: EnvironmentSpec, boot: BootId, opens: int) -> bool:
-    """Mark the environment as open, then open it; returns whether the mark could be written."""
+def _start(
+    files: EnvironmentFiles, handle: Handle, spec: EnvironmentSpec, boot: BootId, opens: int
+) -> tuple[lmdb.Environment, bool]:
+    """Mark the environment as open, then open it; returns it, and whether the mark could be written."""
     written = write_mark(files.mark, Mark(format=MARK_FORMAT, boot=boot, clean=False, opens=opens))
     try:
         files.allocate_lock()
     except OSError as error:
         raise storage_error(error, str(files.lmdb_lock)) from error
-    handle.open_writer(spec)
-    return written
+    return handle.open_writer(spec), written
 
 
-@contextmanager
-def _transaction(handle: Handle, owner: TxnOwner) -> Iterator[WriteTxn]:
-    env, dbs = handle.current()
-    try:
-        with env.begin(write=True) as raw:
-            yield WriteTxn(raw, dbs, owner)
-    except lmdb.Error as error:
-        raise region_error(error, str(handle.path)) from error
+class _Declaration:
+    """Makes the tables of a freshly opened environment what they are declared to be."""
 
+    def __init__(self, env: lmdb.Environment, dbs: dict[str, lmdb._Database], owner: TxnOwner) -> None:
+        self._env = env
+        self._dbs = dbs
+        self._owner = owner
 
-def _declare(
-    handle: Handle,
-    regions: Sequence[RegionSpec],
-    owner: TxnOwner,
-    page: GenerationPage | None,
-    now_ms: int,
-) -> tuple[dict[str, RegionRow], frozenset[str]]:
-    """Rows of all regions after making them what they are declared to be, and those to rebuild."""
-    with _transaction(handle, owner) as txn:
-        _open_table(txn, handle, REGION_TABLE.name, dupsort=False)
-        found = {region.name: REGION_TABLE.get(txn, region.name) for region in regions}
-        fitting = {region.name for region in regions if _fits(txn, handle, region, found[region.name])}
-        for region in regions:
-            row = found[region.name]
-            if row is not None and region.name not in fitting:
-                _drop_tables(txn, handle, {*row.tables, *(table.name for table in region.tables)})
-    rows = {}
-    with _transaction(handle, owner) as txn:
-        for region in regions:
-            for table in region.tables:
-                _open_table(txn, handle, table.name, dupsort=table.dupsort)
-                if region.name not in fitting:
-                    table.clear(txn)
-            kept = found[region.name] if region.name in fitting else None
-            generation = _generation(found[region.name], kept is not None, region.name, page)
-            rows[region.name] = _row(region, kept, generation, now_ms)
-            REGION_TABLE.put(txn, region.name, rows[region.name])
-    return rows, frozenset(rows.keys() - fitting)
+    @contextmanager
+    def _transaction(self) -> Iterator[WriteTxn]:
+        try:
+            with self._env.begin(write=True) as raw:
+                yield WriteTxn(raw, self._dbs, self._owner)
+        except lmdb.Error as error:
+            raise region_error(error, self._env.path()) from error
 
+    def declare(
+        self, regions: Sequence[RegionSpec], page: GenerationPage | None, now_ms: int
+    ) -> tuple[dict[str, RegionRow], frozenset[str]]:
+        """Rows of all regions, and the names of those to rebuild."""
+        with self._transaction() as txn:
+            self._open_table(txn, REGION_TABLE.name, dupsort=False)
+            found = {region.name: REGION_TABLE.get(txn, region.name) for region in regions}
+            fitting = {region.name for region in regions if self._fits(txn, region, found[region.name])}
+            for region in regions:
+                row = found[region.name]
+                if row is not None and region.name not in fitting:
+                    self._drop_tables(txn, {*row.tables, *(table.name for table in region.tables)})
+        rows = {}
+        with self._transaction() as txn:
+            for region in regions:
+                for table in region.tables:
+                    self._open_table(txn, table.name, dupsort=table.dupsort)
+                    if region.name not in fitting:
+                        table.clear(txn)
+                kept = found[region.name] if region.name in fitting else None
+                generation = _generation(found[region.name], kept is not None, region.name, page)
+                rows[region.name] = _row(region, kept, generation, now_ms)
+                REGION_TABLE.put(txn, region.name, rows[region.name])
+        return rows, frozenset(rows.keys() - fitting)
 
-def _open_table(txn: ReadTxn, handle: Handle, name: str, *, dupsort: bool) -> None:
-    env, dbs = handle.current()
-    dbs[name] = env.open_db(name.encode(), txn=txn.raw, dupsort=dupsort)
+    def _open_table(self, txn: ReadTxn, name: str, *, dupsort: bool) -> None:
+        self._dbs[name] = self._env.open_db(name.encode(), txn=txn.raw, dupsort=dupsort)
 
+    def _existing(self, txn: ReadTxn, name: str) -> lmdb._Database | None:
+        try:
+            return self._env.open_db(name.encode(), txn=txn.raw, create=False)
+        except lmdb.NotFoundError:
+            return None
 
-def _existing(txn: ReadTxn, handle: Handle, name: str) -> lmdb._Database | None:
-    env, _ = handle.current()
-    try:
-        return env.open_db(name.encode(), txn=txn.raw, create=False)
-    except lmdb.NotFoundError:
-        return None
-
-
-def _fits(txn: ReadTxn, handle: Handle, region: RegionSpec, row: RegionRow | None) -> bool:
-    """The region is there, complete, and of the declared shape."""
-    if row is None or not row.complete or row.schema != region.schema:
-        return False
-    for table in region.tables:
-        db = _existing(txn, handle, table.name)
-        if db is not None and db.flags()["dupsort"] != table.dupsort:
+    def _fits(self, txn: ReadTxn, region: RegionSpec, row: RegionRow | None) -> bool:
+        """The region is there, complete, and of the declared shape."""
+        if row is None or not row.complete or row.schema != region.schema:
             return False
-    return True
+        for table in region.tables:
+            db = self._existing(txn, table.name)
+            if db is not None and db.flags()["dupsort"] != table.dupsort:
+                return False
+        return True
 
-
-def _drop_tables(txn: WriteTxn, handle: Handle, names: set[str]) -> None:
-    for name in sorted(names):
-        db = _existing(txn, handle, name)
-        if db is not None:
-            txn.raw.drop(db, delete=True)
+    def _drop_tables(self, txn: WriteTxn, names: set[str]) -> None:
+        for name in sorted(names):
+            db = self._existing(txn, name)
+            if db is not None:
+                txn.raw.drop(db, delete=True)
 
 
 def _generation(row: RegionRow | None, kept: bool, region: str, page: GenerationPage | None) -> int:

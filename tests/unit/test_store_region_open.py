@@ -33,7 +33,7 @@ def test_what_only_lmdb_finds_is_set_aside_too(tmp_path: Path, monkeypatch: pyte
     with Environment(SYNCED, tmp_path, REGIONS) as env:
         for region in REGIONS:
             env.finish_rebuild(region.name)
-    real, calls = region_open._declare, []
+    real, calls = region_open._Declaration.declare, []
 
     def damaged_once(*args: object) -> object:
         calls.append(args)
@@ -41,7 +41,7 @@ def test_what_only_lmdb_finds_is_set_aside_too(tmp_path: Path, monkeypatch: pyte
             raise Damaged("mdb_get: MDB_CORRUPTED")
         return real(*args)
 
-    monkeypatch.setattr(region_open, "_declare", damaged_once)
+    monkeypatch.setattr(region_open._Declaration, "declare", damaged_once)
     with Environment(SYNCED, tmp_path, REGIONS) as env:
         assert env.opened.reason == "damaged: mdb_get: MDB_CORRUPTED"
         assert env.opened.set_aside == tmp_path / "synced.damaged-1"
@@ -54,8 +54,8 @@ def test_whatever_fails_gives_the_lock_back(tmp_path: Path, monkeypatch: pytest.
     for name, error in (
         ("admit", Unavailable("no")),
         ("_start", Unavailable("no")),
-        ("_declare", Unavailable("no")),
-        ("_declare", Damaged("twice")),
+        ("_Declaration", Unavailable("no")),
+        ("_Declaration", Damaged("twice")),
     ):
 
         def fail(*_: object, error: Exception = error) -> None:
