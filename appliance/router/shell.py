@@ -76,7 +76,13 @@ class Shell:
     # --- outside ---------------------------------------------------------------------------------------
 
     def attach(self, sock: socket.socket, peer: Peer) -> None:
-        """Take over a connected socket (a plane's inherited end) as a new connection."""
+        """Take over a connected socket (a plane's inherited end) as a new connection.
+
+        Once the shell has shut, the socket is closed: its sender reads the end and comes again.
+        """
+        if self._epoll.closed:
+            sock.close()
+            return
         sock.setblocking(False)
         connection = self.engine.accept(peer)
         link = _Link(sock, connection)
