@@ -209,7 +209,9 @@ def _in_plane(body: Callable[[TrioPlane, GenerationPage], Awaitable[None]], hive
             if not all(isinstance(leaf, FluxbeeError) for leaf in leaves):
                 raise
             for leaf in leaves:
-                log.error("plane_failed", code="PLANE_FAILED", error=str(leaf), remedy=getattr(leaf, "remedy", ""))
+                log.error(
+                    "plane_failed", code="PLANE_FAILED", error=str(leaf), remedy=getattr(leaf, "remedy", "")
+                )
             return EX_CONFIG if any(isinstance(leaf, Misconfigured) for leaf in leaves) else EX_SOFTWARE
         return EX_CLEAN
 

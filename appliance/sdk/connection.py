@@ -116,7 +116,12 @@ class Connection:
         if (
             self.last_loss != self._logged_reason and not self.is_closed
         ):  # once per reason, not once per attempt
-            log.warning("router_connection_lost", code="ROUTER_CONNECTION_LOST", node=self.config.name, reason=self.last_loss)
+            log.warning(
+                "router_connection_lost",
+                code="ROUTER_CONNECTION_LOST",
+                node=self.config.name,
+                reason=self.last_loss,
+            )
         self._logged_reason = self.last_loss
 
     async def wait_connected(self) -> None:

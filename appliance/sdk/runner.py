@@ -84,7 +84,12 @@ class _Runner:
         if is_router_error(message):
             self.router_errors += 1
             reason = router_error(message)
-            log.warning("message_undelivered", code="MESSAGE_UNDELIVERED", node=self.node.full_name, reason=reason.message)
+            log.warning(
+                "message_undelivered",
+                code="MESSAGE_UNDELIVERED",
+                node=self.node.full_name,
+                reason=reason.message,
+            )
             return None
         if message.meta.type != verbs.SYSTEM:
             return self._handler
@@ -106,7 +111,12 @@ class _Runner:
         else:
             assert deadline.cancelled_caught
             self.timed_out += 1
-            log.error("handler_timed_out", code="HANDLER_TIMED_OUT", node=self.node.full_name, after_s=self._timeout_s)
+            log.error(
+                "handler_timed_out",
+                code="HANDLER_TIMED_OUT",
+                node=self.node.full_name,
+                after_s=self._timeout_s,
+            )
             failure = error_payload(
                 "HANDLER_TIMEOUT", f"no answer within {self._timeout_s:g} s", retryable=True
             )

@@ -58,6 +58,8 @@ async def run_service(
         except (Unreachable, Unavailable, Refused, OSError) as error:
             if not noted and wait_s >= _LONGEST_WAIT_S:
                 noted = True
-                log.warning("service_waits_for_router", code="SERVICE_WAITS_FOR_ROUTER", name=name, error=str(error))
+                log.warning(
+                    "service_waits_for_router", code="SERVICE_WAITS_FOR_ROUTER", name=name, error=str(error)
+                )
         await trio.sleep(wait_s)
         wait_s = min(wait_s * 2, _LONGEST_WAIT_S)

@@ -424,7 +424,9 @@ async def test_a_router_that_stays_away_is_logged_once() -> None:
             for _ in range(200):
                 await checkpoint()
             assert not node.is_connected
-    assert [(record.event, record.code) for record in records] == [("router_connection_lost", "ROUTER_CONNECTION_LOST")] * 2
+    assert [(record.event, record.code) for record in records] == [
+        ("router_connection_lost", "ROUTER_CONNECTION_LOST")
+    ] * 2
     assert len({str(record.fields["reason"]) for record in records}) == 2
 
 

@@ -114,7 +114,9 @@ class RouteService:
         last: bytes | None = None
         async for part in replay(self._journal):
             if isinstance(part, Gap):
-                log.error("document_versions_lost", code="DOCUMENT_VERSIONS_LOST", first=part.first, last=part.last)
+                log.error(
+                    "document_versions_lost", code="DOCUMENT_VERSIONS_LOST", first=part.first, last=part.last
+                )
             elif part:
                 last = part[-1][1]
         if last is None:
@@ -171,7 +173,9 @@ class RouteService:
             write_document(self._document, book)
             self._file_readable = True
         except FluxbeeError as error:
-            log.error("document_not_written", code="DOCUMENT_NOT_WRITTEN", error=str(error), remedy=error.remedy)
+            log.error(
+                "document_not_written", code="DOCUMENT_NOT_WRITTEN", error=str(error), remedy=error.remedy
+            )
 
     # --- serving ---------------------------------------------------------------------------------------
 
