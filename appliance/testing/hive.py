@@ -1,8 +1,8 @@
 """A whole hive in a directory: the real program, real processes, real sockets, in well under a second.
 
 ``HiveHarness`` writes a ``hive.yaml`` below a directory of yours, starts ``fluxbee run`` on it and waits
-until nodes can connect. Leaving the block stops it and checks that it stopped cleanly. Use it in tests of nodes and
-services alike; nothing outside the directory is touched but one loopback port.
+until nodes can connect. Leaving the block stops it and checks that it stopped cleanly. Use it in tests of
+nodes and services alike; nothing outside the directory is touched but one loopback port.
 """
 
 from __future__ import annotations
