@@ -9,8 +9,6 @@ a reason; a sender's mistake touches nobody else.
 
 from __future__ import annotations
 
-from collections import Counter
-
 import msgspec
 from msgspec import UNSET
 
@@ -31,17 +29,12 @@ from ..wire.codec import (
 from ..wire.depth import depth_exceeds
 from ..wire.frames import HEADER, MAX_FRAME_BYTES
 from ..wire.ids import NodeUuid, canonical_uuid
-from ..wire.seams import Forwarder, Memory, NoForwarder, NoMemory, NoResolver, Resolver, TurnSink
+from ..wire.seams import Forwarder, Memory, NoMemory, Resolver, TurnSink
 from ..wire.verbs import UNRECORDED_TYPES
-from .broadcast import Dedup, recipients
 from .config import EngineSettings
-from .connection import Connection, Peer, State
+from .connection import Connection, State
 from .control import RouterVerbs
-from .fib import Decision, Fib, Hop
-from .greeting import Greeter
-from .outbox import Admission
-from .replies import Replies
-from .taps import Taps
+from .delivery import Delivery
 from .threads import ThreadCounters
 
 __all__ = ["Engine"]
@@ -50,9 +43,6 @@ _unpack = HEADER.unpack_from
 _pack = HEADER.pack
 _encode = msgspec.json.Encoder().encode
 _INTERCEPTED = frozenset({verbs.WITHDRAW, verbs.CONFIG_CHANGED, verbs.OPA_RELOAD})
-_ERRORS = frozenset({verbs.UNREACHABLE, verbs.TTL_EXCEEDED})
-_ROUTES_CACHED = 4096
-_LONGEST_CACHED = 512  # characters of a destination; `base@*` may be as long as a frame
 _META_OPENS = b'},"meta":{'
 _AFTER_SRC = len(b'{"routing":{"src":"') + 36 + 1
 _AFTER_ROUTING = _AFTER_SRC + len(b',"dst":"","ttl":0,"trace_id":""')  # the shortest there is
@@ -60,7 +50,7 @@ _SEND_MESSAGE = b'"action_class":"send_message",'
 _FAST_BYTES = MAX_FRAME_BYTES - 2048  # a stamped frame still fits: 256 B of name escaped sixfold
 
 
-class Engine:
+class Engine(Delivery):
     """See the module. The shell owns sockets; ``app`` binds the seams."""
 
     def __init__(
@@ -73,33 +63,15 @@ class Engine:
         forwarder: Forwarder | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self.settings = settings
-        self.fib = Fib(static_override=settings.static_override)
-        self.replies = Replies(settings.router_uuid, settings.router_name)
+        super().__init__(settings, resolver=resolver, forwarder=forwarder)
         self.threads = threads
-        self.resolver = resolver or NoResolver()
-        self.forwarder = forwarder or NoForwarder()
         self.memory = memory or NoMemory()
-        self.counts: Counter[str] = Counter()
-        self.now = 0.0
-        self.wall_ms = 0
-        self.connections: set[Connection] = set()
-        # What the shell must act on after a turn.
-        self.dirty: list[Connection] = []
-        self.doomed: list[Connection] = []
-        self.resumed: list[Connection] = []
-        self.changes: list[tuple[str, Connection]] = []
-        self.paused: set[Connection] = set()
-        self.taps = Taps()
-        self.greeter = Greeter(self)
         self.verbs = RouterVerbs(self)
-        self._dedup = Dedup()
         self._turns = turns
         self._batch: list[bytes] = []
         self._batch_skipped = 0
         self._recording = False
         self._recording_loose = False
-        self._generation = 0
         self._scratch = bytearray()
         self._has_memory = not isinstance(self.memory, NoMemory)
 
@@ -118,14 +90,6 @@ class Engine:
             self._turns.record(b"".join(self._batch), len(self._batch) // 2, self._batch_skipped)
             self._batch = []
             self._batch_skipped = 0
-
-    def accept(self, peer: Peer) -> Connection:
-        """A socket was accepted; it has ``hello_timeout_s`` to say HELLO."""
-        self._generation += 1
-        connection = Connection(self._generation, peer, self.settings.queues, self.now)
-        self.connections.add(connection)
-        self.greeter.waiting.add(connection)
-        return connection
 
     def receive(self, source: Connection, data: bytes) -> None:
         """Bytes read from ``source``; what is left when the sender must pause stays in ``rest``.
@@ -228,97 +192,12 @@ class Engine:
             return {}
         return source.routes
 
-    def close(self, connection: Connection, reason: str) -> None:
-        """Take ``connection`` out of every table, now and on every exit path; the shell closes its socket."""
-        if connection.closing is not None:
-            return
-        connection.closing = reason
-        connection.blocked = True
-        self.counts[f"closed.{reason}"] += 1
-        self._leave_unread(connection.rest)
-        connection.rest = b""
-        lost = connection.outbox.abandon()
-        if lost:
-            self.counts["lost_unsent"] += lost
-        if connection.state is State.READY:
-            self.fib.remove(connection)
-            self.changes.append(("down", connection))
-        connection.state = State.CLOSED
-        self.connections.discard(connection)
-        self.greeter.forget(connection)
-        self.taps.remove(connection)
-        if connection.paused_on is not None:
-            connection.paused_on.outbox.waiting.discard(connection)
-            connection.paused_on = None
-        self.paused.discard(connection)
-        for sender in list(connection.outbox.waiting):
-            self.resume(sender)
-        self.doomed.append(connection)
-
     def _refuse_oversize(self, source: Connection) -> None:
         """There is no finding the next frame after one that is too long: the connection is finished."""
         self.reject(source, "oversize_in")
         self.close(source, "oversize_in")
 
-    def _leave_unread(self, rest: bytes) -> None:
-        """Count the whole frames that a connection had sent when it was closed and that nobody looked at."""
-        position, left = 0, 0
-        while len(rest) - position >= 4:
-            position += 4 + _unpack(rest, position)[0]
-            left += position <= len(rest)
-        if left:
-            self.counts["lost_unread"] += left
-
-    # --- pausing senders -------------------------------------------------------------------------------
-
-    def pause(self, sender: Connection, recipient: Connection) -> None:
-        """Stop reading ``sender`` until ``recipient`` drained, stalled, or ``pause_s`` passed."""
-        if sender.paused_on is None and sender is not recipient:
-            sender.paused_on = recipient
-            sender.blocked = True
-            sender.pause_until = self.now + recipient.outbox.limits.pause_s
-            recipient.outbox.waiting.add(sender)
-            self.paused.add(sender)
-            self.counts["sender_paused"] += 1
-
-    def resume(self, sender: Connection) -> None:
-        """Read ``sender`` again; the shell processes its ``rest`` first."""
-        if sender.paused_on is not None:
-            sender.paused_on.outbox.waiting.discard(sender)
-            sender.paused_on = None
-            sender.blocked = False
-            self.paused.discard(sender)
-            self.resumed.append(sender)
-
-    def drained(self, connection: Connection, sent_bytes: int) -> None:
-        """``sent_bytes`` of the connection's queue went out; senders that waited for it may go on."""
-        outbox = connection.outbox
-        outbox.advance(sent_bytes, self.now)
-        if outbox.waiting and outbox.roomy():
-            for sender in list(outbox.waiting):
-                self.resume(sender)
-
-    def expire(self) -> None:
-        """Act on what time alone changes: silent newcomers, pauses that are over, taps that ran out."""
-        self.greeter.expire()
-        for sender in list(self.paused):
-            recipient = sender.paused_on
-            if recipient is not None and (
-                self.now >= sender.pause_until or recipient.outbox.stalled(self.now)
-            ):
-                self.resume(sender)
-        self.taps.expire(self.now)
-
-    def next_deadline(self) -> float:
-        """When :meth:`expire` has work at the latest, monotonic seconds; infinity when never."""
-        due = self.greeter.next_deadline()
-        for sender in self.paused:
-            if sender.paused_on is not None:
-                outbox = sender.paused_on.outbox
-                due = min(due, sender.pause_until, outbox.progress_at + outbox.limits.stall_s + 0.001)
-        return due
-
-    # --- one frame -------------------------------------------------------------------------------------
+    # --- one frame, the general way ----------------------------------------------------------------------
 
     def _frame(self, source: Connection, frame: bytes) -> None:
         try:
@@ -402,136 +281,6 @@ class Engine:
             return body
         return enriched
 
-    # --- deciding --------------------------------------------------------------------------------------
-
-    def decide(self, source: Connection, dst: str) -> Decision:
-        """Where a frame of ``source`` to the uuid or name ``dst`` would go."""
-        uuid = canonical_uuid(dst)
-        if uuid is not None:
-            return self.fib.by_destination_uuid(source, uuid)
-        return self.fib.by_destination_name(source, dst)
-
-    def _route(self, source: Connection, message: HotMessage, meta: HotMeta, body: bytes) -> None:
-        dst = message.routing.dst
-        if dst is None:
-            resolution = self.resolver.resolve(source.uuid, message, meta)
-            if resolution.target is None:
-                self.unreachable(source, message, meta, resolution.reason)
-                return
-            # A policy names nodes; a uuid text from it is looked up as a name (§3.8).
-            decision = self.fib.by_destination_name(source, resolution.target)
-        elif dst == verbs.BROADCAST:
-            self._broadcast(source, message, meta, body)
-            return
-        elif dst == self.replies.name or canonical_uuid(dst) == self.replies.uuid:
-            self.verbs.handle(source, message, meta)
-            return
-        else:
-            decision = self.decide(source, dst)
-            if decision.connection is not None and len(dst) <= _LONGEST_CACHED:
-                self._remember(source, dst, decision.connection)
-        self._follow(source, message, meta, body, decision)
-
-    def _remember(self, source: Connection, dst: str, recipient: Connection) -> None:
-        if source.route_generation != self.fib.generation or len(source.routes) >= _ROUTES_CACHED:
-            source.routes = {}
-            source.route_generation = self.fib.generation
-        source.routes[dst] = recipient
-
-    def _follow(
-        self, source: Connection, message: HotMessage, meta: HotMeta, body: bytes, decision: Decision
-    ) -> None:
-        if decision.connection is not None:
-            self._deliver(source, decision.connection, body, message, meta)
-        elif decision.hive is not None:
-            ttl = message.routing.ttl
-            if ttl < 2:
-                self.ttl_exceeded(source, message, meta)
-                return
-            reason = self.forwarder.forward(decision.hive, message, ttl - 1)
-            if reason is None:
-                self.counts["forwarded"] += 1
-            else:
-                self.unreachable(source, message, meta, reason)
-        elif decision.hop is Hop.DROP:
-            self.counts["route_drop"] += 1
-            self._tapped(source, message, meta, None, "route_drop")
-        else:
-            blocked = decision.hop is Hop.BLOCKED
-            self.unreachable(source, message, meta, verbs.VPN_BLOCKED if blocked else verbs.NODE_NOT_FOUND)
-
-    # --- delivering ------------------------------------------------------------------------------------
-
-    def _deliver(
-        self, source: Connection, recipient: Connection, body: bytes, message: HotMessage, meta: HotMeta
-    ) -> None:
-        size = len(body)
-        outbox = recipient.outbox
-        if size > MAX_FRAME_BYTES:
-            self.counts["oversize_out"] += 1
-            return
-        if outbox.queued_frames >= outbox.half_frames or outbox.queued_bytes >= outbox.half_bytes:
-            admission = outbox.admit(size, self.now)
-            if admission is Admission.REFUSE:
-                self.unreachable(source, message, meta, verbs.NODE_CONGESTED)
-                return
-            self.pause(source, recipient)
-        elif not outbox.queued_frames:
-            outbox.progress_at = self.now
-        outbox.frames += (_pack(size), body)
-        outbox.queued_frames += 1
-        outbox.queued_bytes += size + 4
-        if not recipient.dirty:
-            recipient.dirty = True
-            self.dirty.append(recipient)
-        if self.taps:
-            self._tapped(source, message, meta, recipient, "delivered", body)
-
-    def _broadcast(self, source: Connection, message: HotMessage, meta: HotMeta, body: bytes) -> None:
-        routing = message.routing
-        trace = canonical_uuid(routing.trace_id)
-        if trace is None:
-            self.reject(source, "broadcast_trace_not_uuid")
-            return
-        if not self._dedup.fresh(trace, self.now):
-            self.reject(source, "broadcast_duplicate")
-            return
-        target = meta.target if meta.target is not UNSET else None
-        self.counts["broadcast"] += 1
-        self.flood(source, body, list(recipients(self.fib, source, target)))
-        self._tapped(source, message, meta, None, "broadcast", body)
-        if routing.ttl >= 3:
-            self.forwarder.broadcast(message, routing.ttl - 1)
-
-    def flood(self, source: Connection, body: bytes, nodes: list[Connection]) -> None:
-        """One copy to each of ``nodes``; who is full or stalled misses it and is counted."""
-        if len(body) > MAX_FRAME_BYTES:
-            self.counts["oversize_out"] += 1
-            return
-        pair = (_pack(len(body)), body)
-        size = len(body) + 4
-        for node in nodes:
-            outbox = node.outbox
-            if outbox.queued_frames >= outbox.half_frames or outbox.queued_bytes >= outbox.half_bytes:
-                if outbox.admit(size, self.now) is Admission.REFUSE:
-                    self.counts["broadcast_congested"] += 1
-                    continue
-                self.pause(source, node)
-            elif not outbox.queued_frames:
-                outbox.progress_at = self.now
-            outbox.frames += pair
-            outbox.queued_frames += 1
-            outbox.queued_bytes += size
-            self.mark(node)
-
-    def mark(self, connection: Connection) -> None:
-        """Something waits for ``connection``; the shell writes it at the end of the turn."""
-        if not connection.dirty:
-            connection.dirty = True
-            self.dirty.append(connection)
-
-    # --- system messages with a meaning for the router ---------------------------------------------------
-
     def _intercept(
         self, source: Connection, message: HotMessage, meta: HotMeta, extras: Extras | None
     ) -> bool:
@@ -549,51 +298,6 @@ class Engine:
         self._tapped(source, message, meta, None, "flooded", body)
         return True
 
-    # --- telling ---------------------------------------------------------------------------------------
-
-    def reject(self, source: Connection, reason: str) -> None:
-        """Count a frame that is neither delivered nor answered."""
-        source.rejected += 1
-        self.counts[reason] += 1
-
-    def tell(self, connection: Connection, body: bytes) -> None:
-        """Queue a router-made frame in the control lane."""
-        if len(body) > MAX_FRAME_BYTES:
-            # It repeats a destination and a trace that filled the sender's own frame.
-            self.counts["oversize_out"] += 1
-        elif connection.outbox.put_control(body):
-            self.mark(connection)
-        else:
-            self.counts["control_dropped"] += 1
-
-    def unreachable(self, source: Connection, message: HotMessage, meta: HotMeta, reason: str) -> None:
-        """Answer UNREACHABLE, but never to an error message (``node-protocol §9`` edge 12)."""
-        self.counts[f"unreachable.{reason}"] += 1
-        self._tapped(source, message, meta, None, reason)
-        if not _is_error(meta):
-            r = message.routing
-            self.tell(source, self.replies.unreachable(source.uuid, r.trace_id, r.dst, reason))
-
-    def ttl_exceeded(self, source: Connection, message: HotMessage, meta: HotMeta) -> None:
-        """Answer TTL_EXCEEDED, but never to an error message."""
-        self.counts["ttl_exceeded"] += 1
-        self._tapped(source, message, meta, None, "ttl_exceeded")
-        if not _is_error(meta):
-            r = message.routing
-            self.tell(source, self.replies.ttl_exceeded(source.uuid, r.trace_id, r.dst))
-
-    def _tapped(
-        self,
-        source: Connection,
-        message: HotMessage,
-        meta: HotMeta,
-        recipient: Connection | None,
-        outcome: str,
-        body: bytes = b"",
-    ) -> None:
-        if self.taps:
-            self.verbs.show(source, message, meta, recipient, outcome, body)
-
 
 def _is_utf8(frame: bytes) -> bool:
     try:
@@ -601,7 +305,3 @@ def _is_utf8(frame: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _is_error(meta: HotMeta) -> bool:
-    return meta.type == verbs.SYSTEM and meta.msg in _ERRORS

@@ -20,7 +20,7 @@ from ..wire.names import MAX_NAME_BYTES, full_name, glob_matcher, is_system_name
 from .connection import Connection, State
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .links import Links
 
 __all__ = ["Greeter"]
 
@@ -37,7 +37,7 @@ class _Hello(msgspec.Struct):
 class Greeter:
     """Registers newcomers; holds them while ``configured`` is false; drops those that stay silent."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Links) -> None:
         self._engine = engine
         self.configured = False
         self.waiting: set[Connection] = set()
