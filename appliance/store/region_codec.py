@@ -10,9 +10,10 @@ number. Decoders raise ``ValueError`` on bytes that are not theirs; encoders rai
 
 from __future__ import annotations
 
+import inspect
 import uuid
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 import cbor2
 import msgspec
@@ -161,6 +162,31 @@ def _checked_struct(record: type[S]) -> msgspec.inspect.StructType:
     return info
 
 
+def _array_twin(record: type[S], info: msgspec.inspect.StructType) -> type[msgspec.Struct]:
+    """A Struct with the same fields that msgspec reads from an array: types and defaults in one fast call."""
+    hints = get_type_hints(record, include_extras=True)
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for field in info.fields:
+        if field.default is not msgspec.NODEFAULT:
+            fields.append((field.name, hints[field.name], field.default))
+        elif field.default_factory is not msgspec.NODEFAULT:
+            factory = msgspec.field(default_factory=field.default_factory)
+            fields.append((field.name, hints[field.name], factory))
+        else:
+            fields.append((field.name, hints[field.name]))
+    return msgspec.defstruct(f"{record.__name__}Array", fields, array_like=True, kw_only=True)
+
+
+def _from_items(record: type[S], info: msgspec.inspect.StructType) -> Callable[[list[object]], S]:
+    """Checked record from decoded items; several times as fast as by way of a dictionary of names."""
+    convert, twin = msgspec.convert, _array_twin(record, info)
+    asdict, astuple = msgspec.structs.asdict, msgspec.structs.astuple
+    kinds = {parameter.kind for parameter in inspect.signature(record).parameters.values()}
+    if kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}:
+        return lambda items: record(*astuple(convert(items, twin)))
+    return lambda items: record(**asdict(convert(items, twin)))
+
+
 def cbor_record(record: type[S]) -> Codec[S]:
     """Codec of a Struct as a CBOR array of its fields in declaration order.
 
@@ -171,8 +197,7 @@ def cbor_record(record: type[S]) -> Codec[S]:
         TypeError: the Struct is tagged or renames fields, so an array could not hold it.
     """
     info = _checked_struct(record)
-    names = record.__struct_fields__
-    convert, loads, dumps = msgspec.convert, cbor2.loads, cbor2.dumps
+    loads, dumps, from_items = cbor2.loads, cbor2.dumps, _from_items(record, info)
     plain = all(_is_plain(field.type) for field in info.fields)
 
     def encode(value: S) -> bytes:
@@ -189,9 +214,6 @@ def cbor_record(record: type[S]) -> Codec[S]:
             raise ValueError(str(error)) from error
         if not isinstance(items, list):
             raise ValueError(f"a record is a CBOR array, not {type(items).__name__}")
-        try:
-            return convert(dict(zip(names, items, strict=False)), record)
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error)) from error
+        return from_items(items)
 
-    return Codec(f"CBOR array [{', '.join(names)}]", encode, decode)
+    return Codec(f"CBOR array [{', '.join(record.__struct_fields__)}]", encode, decode)

@@ -51,7 +51,14 @@ class Nested(msgspec.Struct, frozen=True, kw_only=True):
     more: list[Inner] = []
 
 
-PLAIN, NESTED = cbor_record(Plain), cbor_record(Nested)
+class Positional(msgspec.Struct, frozen=True):
+    name: str
+    number: int
+    notes: list[str] = []
+    share: float = 0.5
+
+
+PLAIN, NESTED, POSITIONAL = cbor_record(Plain), cbor_record(Nested), cbor_record(Positional)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 plains = st.builds(
@@ -78,6 +85,19 @@ def test_a_record_comes_back_as_it_was(record: Plain) -> None:
 @given(nesteds)
 def test_a_record_with_records_inside(record: Nested) -> None:
     assert NESTED.decode(NESTED.encode(record)) == record
+
+
+@given(st.builds(Positional, name=texts, number=st.integers(-5, 5), notes=st.lists(texts, max_size=3)))
+def test_a_record_with_positional_fields(record: Positional) -> None:
+    assert POSITIONAL.decode(POSITIONAL.encode(record)) == record
+
+
+def test_defaults_are_made_anew_for_every_record() -> None:
+    one, two = (POSITIONAL.decode(cbor2.dumps(["n", 1])) for _ in range(2))
+    assert one == Positional("n", 1)
+    assert one.notes is not two.notes
+    with pytest.raises(ValueError):
+        POSITIONAL.decode(cbor2.dumps(["n"]))
 
 
 def test_the_layout_is_an_array_in_field_order() -> None:
