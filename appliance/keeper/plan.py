@@ -325,7 +325,7 @@ class KeeperPlan:
         self._wait(plane, now + delay_s * (1.0 + settings.backoff_jitter * self._random.random()))
 
     def _forgive(self, plane: _Plane, now: float) -> None:
-        if plane.ready_at is not None and now - plane.ready_at >= self.settings.healthy_after_s:
+        if plane.ready_at is not None and now >= plane.ready_at + self.settings.healthy_after_s:
             plane.failures = 0
 
     def _kill(self, plane: _Plane, reason: str, commands: list[Command]) -> None:

@@ -134,6 +134,19 @@ def test_sustained_health_forgives() -> None:
     assert one(plan, "data").failures == 1
 
 
+def test_a_tick_at_the_deadline_forgives_whatever_the_rounding() -> None:
+    # Found by the state machine: (71.78… + 60.0) - 71.78… is less than 60.0 in floating point.
+    ready_at = 71.78010286734025
+    plan = started()
+    plan.exited("data", CRASH, 10.0)
+    plan.tick(ready_at)
+    plan.ready("data", ready_at)
+    due = plan.next_deadline()
+    assert due is not None
+    plan.tick(due)
+    assert one(plan, "data").failures == 0
+
+
 def test_health_is_forgiven_at_the_exit_even_without_a_tick() -> None:
     plan = started()
     plan.exited("data", CRASH, 1.0)
