@@ -252,9 +252,9 @@ class Committer:
             return self._roll(tail, [], self._next_seq, now)
         if now >= self._trim_at and (names := self.shelf.take_trimmed()):
             return TrimJob(self._directory, names)
-        if now >= self._mark_at and not tail.dirty:
-            self._mark_at = math.inf
-            if tail.marked != tail.offset:
+        if now >= self._mark_at:
+            self._mark_at = math.inf  # the next sync sets it again
+            if tail.marked != tail.offset and not tail.dirty:
                 return self._placer.mark(tail, self.run_s(now))
         return None
 

@@ -24,7 +24,7 @@ from appliance.store.journal_types import JournalSpec
 
 __all__ = ["Placer"]
 
-_ZEROS = memoryview(bytes(16 << 20))
+_ZEROS = memoryview(bytes(1 << 20))
 _SMALL = 16
 
 

@@ -171,10 +171,15 @@ class Positions:
             known = self._stored.get(name)
             generation = 1 if known is None else known.generation + 1
             acked = min(wanted, durable_seq)
+            if known is not None and known.acked_seq == acked:
+                continue  # the journal has not come further: nothing to write yet
             data = _pack(name, self._journal_id, StoredPosition(acked, generation))
             items.append((_file(name), data, generation % 2 * _STRIDE, acked, generation))
-        self._due = math.inf
         self._last_at = now
+        self._due = now + self._interval_s if self._wanted else math.inf
+        if not items and not self._gone:
+            return None
+        self._due = math.inf
         gone, self._gone = self._gone, []
         return CursorJob(self._directory, items, gone)
 

@@ -79,7 +79,7 @@ class JournalSpec(msgspec.Struct, frozen=True, kw_only=True):
         keep_bases: how many base images of a state journal are kept; 2 survives one that rotted.
         zero_ahead_bytes: small durable writes go into zeros written this far ahead: measured on ext4 at
             400 B per sync, 92 µs instead of 137 and 5.1 kB to the device instead of 8.6, because the file's
-            length does not change with every sync. 0 turns it off.
+            length does not change with every sync. 0 turns it off; 1 MiB at most.
         wait_s: how long an append or sync waits for the disk.
         mark_after_s: idle time after which a mark says that everything before it was synced.
         retry_s: first and largest pause between attempts to resume after a disk failure.
@@ -117,7 +117,7 @@ class JournalSpec(msgspec.Struct, frozen=True, kw_only=True):
             ("keep_bytes", self.keep_bytes is None or (self.kind == "log" and self.keep_bytes > 0)),
             ("keep_age_s", self.keep_age_s is None or (self.kind == "log" and self.keep_age_s > 0)),
             ("keep_bases", self.keep_bases >= 1),
-            ("zero_ahead_bytes", 0 <= self.zero_ahead_bytes <= 16 << 20),
+            ("zero_ahead_bytes", 0 <= self.zero_ahead_bytes <= 1 << 20),
             ("wait_s", self.wait_s > 0),
             ("retry_s", 0 < self.retry_s[0] <= self.retry_s[1]),
         )

@@ -61,8 +61,8 @@ async def test_a_full_device_is_told_and_writing_resumes_when_there_is_space(sma
         assert journal.statistics().resumes == 0  # it tries, and the device is still full
         assert journal.statistics().write_errors > 1
         await ballast.unlink()
-        while await refused(journal):
-            await trio.sleep(0.01)  # noqa: ASYNC110 -- it resumes by its own clock
+        while await refused(journal):  # noqa: ASYNC110 -- it resumes by its own clock
+            await trio.sleep(0.01)
         assert await journal.append(b"after") == acked + 2
     async with Journal.open(small / "j", spec) as journal:
         assert (journal.damages, journal.last_seq) == ((), acked + 2)

@@ -225,6 +225,26 @@ def test_under_a_mock_clock_flush_and_sync_take_their_time() -> None:
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+def test_a_mark_that_is_due_before_the_sync_does_not_keep_the_loop_busy() -> None:
+    async def main() -> None:
+        async with opened(CrashDisk(), RELAXED) as journal:
+            journal.write_through([b"a"])
+            await journal.sync()
+            await trio.sleep(0.9)
+            journal.write_through([b"b"])
+            await trio.sleep(0.5)
+            assert journal.durable_seq == 1
+            await trio.sleep(5)
+            assert journal.durable_seq == 2
+            cursor = journal.cursor("me", level="written")
+            journal.write_through([b"c"])
+            cursor.ack(3)
+            await trio.sleep(5)
+            assert cursor.statistics().persisted_seq == 3
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
 # -- limits ----------------------------------------------------------------------------------------------
 
 

@@ -61,7 +61,9 @@ def test_no_position_runs_ahead_of_what_is_durable() -> None:
     save(it, disk, 0.0, durable=20)
     assert positions(disk).stored("a") == 20
     assert it.due == 1.0  # the rest follows
-    save(it, disk, 1.0, durable=60)
+    assert save(it, disk, 1.0, durable=20) is None  # not before the journal came further
+    assert it.due == 2.0
+    save(it, disk, 2.0, durable=60)
     assert positions(disk).stored("a") == 50
     assert it.due == math.inf
 

@@ -244,3 +244,26 @@ def test_what_an_earlier_process_could_not_sync_is_read_from_the_medium() -> Non
     calls.clear()
     recover(HOME, SPEC, Watched(disk.after_kill().files()), FakeClock())
     assert calls == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_an_orderly_stop_survives_a_power_cut_as_such(seed: int) -> None:
+    hand = filled(5)
+    hand.close()
+    assert isinstance(hand.disk, CrashDisk)
+    again = Hand(hand.disk.after_power_cut(seed), SPEC)
+    assert (again.recovered.clean, again.committer.last_seq) == (True, 5)
+
+
+def test_a_torn_write_after_a_flip_does_not_bring_the_flipped_numbers_back() -> None:
+    disk = after_kill(filled(5))
+    path = last_file(disk)
+    disk.flip(path, len(disk.files()[path]) - 100, 0)
+    for _ in range(2):
+        faulty = FaultDisk(disk, part=0.7)
+        hand = Hand(faulty, SPEC)
+        assert hand.add(b"torn" * 100) == 6
+        faulty.fail_at = len(faulty.calls)
+        hand.step()
+        disk = disk.after_kill()
+    assert Hand(disk, SPEC).store(b"next") == 6
