@@ -24,6 +24,7 @@ from appliance.keeper.trio_plane import TrioPlane
 from appliance.link.keys import load_hive_key
 from appliance.router.config import EngineSettings
 from appliance.router.connection import Peer
+from appliance.router.listen import check_socket_directory
 from appliance.router.outbox import Limits
 from appliance.router.plane import DataPlane, DataPlaneConfig
 from appliance.router.turns import TurnBudget
@@ -43,6 +44,10 @@ __all__ = ["Hive", "control_plane", "data_plane", "plane_mode", "run", "world_pl
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long another thread may hold the interpreter while a plane's loop waits (``design.md §4``)."""
+
+BEAT_EVERY_S: Final = 10.0
+BEAT_VALID_S: Final = 60.0
+"""A plane whose loop gave no sign of life for so long is killed and started again by the keeper."""
 
 TOGETHER_BELOW_BYTES: Final = 512 << 20
 """``planes: auto`` runs one process on a box with less memory than this, or one core."""
@@ -142,9 +147,9 @@ async def data_plane(
 
 
 async def control_plane(
-    hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Run the SY.* services and the admin door until cancelled; started with the door's address."""
+    """Run the admin door and the SY.* services until cancelled; started means that all are connected."""
     settings = hive.settings
     routes = RouteService(
         hive.hive_id,
@@ -162,10 +167,7 @@ async def control_plane(
         return Health(reasons=report.reasons, facts={**report.facts, **planes})
 
     async with routes.opened(), trio.open_nursery() as nursery:
-        nursery.start_soon(routes.publish)
-        for name, body in (("SY.config.routes", routes.serve), ("SY.health", health.serve)):
-            service = partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths)
-            nursery.start_soon(service, name=name)
+        nursery.start_soon(routes.upkeep)
         door = DoorConfig(
             name="admin",
             listen=settings.admin.listen,
@@ -176,7 +178,11 @@ async def control_plane(
         )
         application = json_router(health_routes(admin_health))
         opened = await nursery.start(serve, application, door)
-        task_status.started(str(opened.addresses[0]))
+        log.info("admin_listens", address=f"http://{opened.addresses[0]}")
+        # The door is open first: it can tell why a service does not come up.
+        for name, body in (("SY.config.routes", routes.serve), ("SY.health", health.serve)):
+            await nursery.start(partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths))
+        task_status.started()
         await trio.sleep_forever()
 
 
@@ -184,8 +190,8 @@ async def world_plane(
     hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Be present as SY.world until cancelled: it answers status and echo; the world's rooms bind here."""
-    task_status.started()
-    await run_service("SY.world", _present, dial=seams.dial("SY.world"), paths=hive.paths)
+    dial = seams.dial("SY.world")
+    await run_service("SY.world", _present, dial=dial, paths=hive.paths, task_status=task_status)
 
 
 async def _present(node: Node) -> None:
@@ -236,6 +242,7 @@ async def _live(
             page.add_waker(fd)
     async with trio.open_nursery() as nursery:
         await nursery.start(keeper.run)
+        nursery.start_soon(partial(keeper.beat, every_s=BEAT_EVERY_S, valid_s=BEAT_VALID_S))
         async with trio.open_nursery() as inner:
             inner.start_soon(body, keeper, page)
             await keeper.wait_stop()
@@ -298,8 +305,7 @@ def _plane_bodies(hive: Hive) -> dict[str, Callable[[TrioPlane, GenerationPage],
     async def control(keeper: TrioPlane, page: GenerationPage) -> None:
         seams = _keeper_seams(keeper, page, _dial_through(keeper))
         async with trio.open_nursery() as nursery:
-            address = await nursery.start(control_plane, hive, seams)
-            log.info("admin_listens", address=f"http://{address}")
+            await nursery.start(control_plane, hive, seams)
             await keeper.ready()
 
     async def world(keeper: TrioPlane, page: GenerationPage) -> None:
@@ -313,9 +319,8 @@ def _plane_bodies(hive: Hive) -> dict[str, Callable[[TrioPlane, GenerationPage],
             plane = await routing.start(data_plane, hive, page)
             async with trio.open_nursery() as services:
                 seams = _keeper_seams(keeper, page, _dial_into(plane, "control"))
-                address = await services.start(control_plane, hive, seams)
+                await services.start(control_plane, hive, seams)
                 await services.start(world_plane, hive, seams)
-                log.info("admin_listens", address=f"http://{address}")
                 await keeper.ready()
 
     return {"data": data, "control": control, "world": world, TOGETHER_PLANE: everything}
@@ -346,6 +351,7 @@ def run(configuration: Configuration, *, ready: Callable[[Hive, str], None] | No
     logs.configure(level=settings.log.level, format=settings.log.format)
     logs.bridge_stdlib()
     hive = Hive.of(configuration)
+    check_socket_directory(hive.paths.routers)
     for notice in configuration.notices:
         log.warning("configuration_notice", code=notice.code, setting=notice.key, notice=notice.message)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

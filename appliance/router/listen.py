@@ -16,13 +16,27 @@ from pathlib import Path
 from appliance.system.paths import router_socket_name
 from appliance.wire.errors import Conflict, Misconfigured, Unavailable
 
-__all__ = ["BACKLOG", "listen_for_nodes"]
+__all__ = ["BACKLOG", "check_socket_directory", "listen_for_nodes"]
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: a hive's nodes all come back at once after a restart."""
 
 _MAX_PATH_BYTES = 107
 """``sun_path`` of Linux holds 108 bytes with the final NUL."""
+
+
+def check_socket_directory(directory: Path) -> None:
+    """See that a socket in ``directory`` can have a name.
+
+    Raises:
+        Misconfigured: the path would be longer than Linux takes.
+    """
+    path = directory / router_socket_name("0" * 32)
+    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        raise Misconfigured(
+            f"root: {path} is too long for a socket (at most {_MAX_PATH_BYTES} bytes)",
+            remedy="Choose a shorter root directory.",
+        )
 
 
 def listen_for_nodes(directory: Path, router_uuid: str, *, mode: int, group: str) -> socket.socket:
@@ -39,12 +53,8 @@ def listen_for_nodes(directory: Path, router_uuid: str, *, mode: int, group: str
         Misconfigured: the path is too long for a socket.
         Unavailable: the directory or socket cannot be made.
     """
+    check_socket_directory(directory)
     path = directory / router_socket_name(router_uuid.replace("-", ""))
-    if len(os.fsencode(path)) > _MAX_PATH_BYTES:
-        raise Misconfigured(
-            f"root: {path} is too long for a socket (at most {_MAX_PATH_BYTES} bytes)",
-            remedy="Choose a shorter root directory.",
-        )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         directory.mkdir(parents=True, exist_ok=True)

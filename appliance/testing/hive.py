@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -33,7 +33,8 @@ PROGRAM_ENV = "FLUXBEE_PROGRAM"
 
 START_S = 20.0
 STOP_S = 8.0
-_POLL_S = 0.01
+_LOOK_S = 0.1
+"""How often it is looked whether a program that says nothing has ended."""
 
 
 def free_port() -> int:
@@ -97,7 +98,7 @@ class HiveHarness:
         self.paths.hive_yaml.write_text(yaml.safe_dump(value))
 
     def start(self) -> None:
-        """Start and wait until nodes can connect.
+        """Start and wait until it is ready.
 
         Raises:
             RuntimeError: it ended or did not get ready; the message has the end of its log.
@@ -105,29 +106,27 @@ class HiveHarness:
         self.write_config()
         command = [*_program(), "run", "--quiet", "--config", str(self.paths.hive_yaml)]
         command += ["--root", str(self.paths.root)]
-        with self.log.open("ab") as output:
+        notify = self.paths.root / "notify.sock" if self.paths.root else Path("notify.sock")
+        notify.unlink(missing_ok=True)
+        with self.log.open("ab") as output, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(str(notify))
+            ready.settimeout(_LOOK_S)
+            environment = {**os.environ, "NOTIFY_SOCKET": str(notify)}
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
             )
-        deadline = time.monotonic() + START_S
-        while not self._listens():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"the hive did not start:\n{self.log_tail()}")
-            time.sleep(_POLL_S)
+            self._wait_ready(ready)
 
-    def _listens(self) -> bool:
-        """Whether the router answers HELLO and the admin door is open."""
-        sockets = list(self.paths.routers.glob("*.sock")) if self.paths.routers.is_dir() else []
-        if not sockets:
-            return False
-        try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(sockets[0]))
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
-                return True
-        except OSError:
-            return False
+    def _wait_ready(self, ready: socket.socket) -> None:
+        """Until the keeper says READY=1, as it would to systemd: every plane serves, services included."""
+        assert self.process is not None
+        deadline = time.monotonic() + START_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with suppress(TimeoutError):
+                if b"READY=1" in ready.recv(4096).split(b"\n"):
+                    return
+        self.kill()
+        raise RuntimeError(f"the hive did not start:\n{self.log_tail()}")
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> int:
         """Stop and return the exit code; a hive that does not stop within 8 s is killed."""

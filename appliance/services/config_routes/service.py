@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import msgspec
+import trio
 
 from appliance.sdk import Node
 from appliance.store.generations import GenerationPage
@@ -36,6 +37,7 @@ from .document import edited, read_document, write_document
 __all__ = ["RouteService"]
 
 _JOURNAL: Final = "config.routes"
+_MAINTAIN_S: Final = 60.0
 _BASE_EVERY: Final = 64
 """A base image is written after so many changes; each record is a whole document."""
 
@@ -194,11 +196,15 @@ class RouteService:
             if answer is not None and message.routing.src:
                 await node.send(answer)
 
-    async def publish(self) -> None:
-        """Keep the copy that nodes and tools read up to date, until cancelled."""
+    async def upkeep(self) -> None:
+        """Until cancelled: publish the copy that nodes and tools read, keep the environment in order."""
         publisher = Publisher(self._environment, self._paths.published / f"{self._spec.name}.mdb")
         self._environment.on_change(publisher.notify)
-        await publisher.run()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(publisher.run)
+            while True:
+                self._environment.maintain()
+                await trio.sleep(_MAINTAIN_S)
 
     def journals(self) -> Sequence[JournalState]:
         """For the health report."""
