@@ -121,7 +121,6 @@ class Engine(Delivery):
             if stop > end:
                 if size > MAX_FRAME_BYTES:
                     self._refuse_oversize(source)
-                    return
                 break
             frame = buffer[start:stop]
             position = stop
@@ -171,8 +170,8 @@ class Engine(Delivery):
                         continue
             if size > MAX_FRAME_BYTES:
                 self._refuse_oversize(source)
-                return
-            self._frame(source, frame)
+            else:
+                self._frame(source, frame)
             if source.blocked:
                 break
             routes = self._fast_routes(source)

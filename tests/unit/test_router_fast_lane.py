@@ -286,3 +286,12 @@ def test_nodes_are_told_apart_by_who_they_are_not_by_what_they_claim() -> None:
     first.send_bytes(forged)
     assert [got["routing"]["src_l2_name"] for got in other.read()] == ["AI.a@north", "AI.z@north"]
     assert rig.counts["foreign_src"] == 1
+
+
+def test_turns_before_an_oversize_frame_are_accounted_for() -> None:
+    lane = Lane(general=False)
+    lane.rig.turns.hungry = (False, False)
+    lane.rig.begin()
+    lane.sender.feed(pack(canonical()) * 3 + b"\xff\xff\xff\xff")
+    lane.rig.end()
+    assert lane.rig.turns.skipped == 3
