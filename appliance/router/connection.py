@@ -48,6 +48,7 @@ class Connection:
         "claim",
         "closing",
         "connected_at_ms",
+        "deaf",
         "dirty",
         "generation",
         "name",
@@ -85,6 +86,7 @@ class Connection:
         self.rest = b""
         self.closing: str | None = None
         self.blocked = False  # paused, held or closed: stop in the middle of what was read
+        self.deaf = False  # takes nothing any more, and is read to its end
         self.dirty = False
         self.pause_until = 0.0
         self.paused_on: Connection | None = None

@@ -51,6 +51,21 @@ class Links:
         self.greeter.waiting.add(connection)
         return connection
 
+    def hang_up(self, connection: Connection) -> None:
+        """``connection`` takes nothing any more; what it had sent before counts, so it is read to its end.
+
+        Nobody reaches it from now on: its senders are told so, and a standby takes over.
+        """
+        if connection.deaf:
+            return
+        connection.deaf = True
+        self.counts["hung_up"] += 1
+        if connection.state is State.READY:
+            self.fib.remove(connection)
+            self.changes.append(("down", connection))
+        self.taps.remove(connection)
+        self._give_up_queue(connection)
+
     def close(self, connection: Connection, reason: str) -> None:
         """Take ``connection`` out of every table, now and on every exit path; the shell closes its socket."""
         if connection.closing is not None:
@@ -60,10 +75,7 @@ class Links:
         self.counts[f"closed.{reason}"] += 1
         self._leave_unread(connection.rest)
         connection.rest = b""
-        lost = connection.outbox.abandon()
-        if lost:
-            self.counts["lost_unsent"] += lost
-        if connection.state is State.READY:
+        if connection.state is State.READY and not connection.deaf:
             self.fib.remove(connection)
             self.changes.append(("down", connection))
         connection.state = State.CLOSED
@@ -74,9 +86,15 @@ class Links:
             connection.paused_on.outbox.waiting.discard(connection)
             connection.paused_on = None
         self.paused.discard(connection)
+        self._give_up_queue(connection)
+        self.doomed.append(connection)
+
+    def _give_up_queue(self, connection: Connection) -> None:
+        lost = connection.outbox.abandon()
+        if lost:
+            self.counts["lost_unsent"] += lost
         for sender in list(connection.outbox.waiting):
             self.resume(sender)
-        self.doomed.append(connection)
 
     def _leave_unread(self, rest: bytes) -> None:
         """Count the whole frames that a connection had sent when it was closed and that nobody looked at."""
@@ -141,6 +159,8 @@ class Links:
     def mark(self, connection: Connection) -> None:
         """Something waits for ``connection``; the shell writes it at the end of the turn."""
         if not connection.dirty:
+            if not connection.outbox.queued_frames:
+                connection.outbox.progress_at = self.now  # the fast lane relies on it for who is marked
             connection.dirty = True
             self.dirty.append(connection)
 
@@ -154,7 +174,7 @@ class Links:
         if len(body) > MAX_FRAME_BYTES:
             # It repeats a destination and a trace that filled the sender's own frame.
             self.counts["oversize_out"] += 1
-        elif connection.outbox.put_control(body):
+        elif not connection.deaf and connection.outbox.put_control(body):
             self.mark(connection)
         else:
             self.counts["control_dropped"] += 1

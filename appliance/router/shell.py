@@ -20,7 +20,7 @@ import trio
 
 from ..system.log import get_logger
 from ..system.peercred import peer_credentials
-from .connection import Connection, Peer
+from .connection import Connection, Peer, State
 from .engine import Engine
 
 __all__ = ["Shell"]
@@ -85,6 +85,7 @@ class Shell:
             return
         sock.setblocking(False)
         connection = self.engine.accept(peer)
+        connection.accepted_at = time.monotonic()  # the engine's time is that of its last turn
         link = _Link(sock, connection)
         self._links[link.fd] = link
         self._by_connection[connection] = link
@@ -129,14 +130,17 @@ class Shell:
             self._accept_again_at = 0.0
             self._epoll.modify(self._listener.fileno(), select.EPOLLIN)
         links = self._links
-        for fd, events in self._epoll.poll(0, 512):
+        ready = self._epoll.poll(0, 512)
+        # Writing comes first: what is read now must not leave before the turn is closed, and who has room
+        # again must not look stalled because this turn came late.
+        for fd, events in ready:
+            if events & select.EPOLLOUT and fd in links:
+                self._write(links[fd])
+        for fd, events in ready:
             link = links.get(fd)
             if link is None:
                 self._other(fd)
-                continue
-            if events & select.EPOLLOUT:
-                self._write(link)
-            if events & ~select.EPOLLOUT and link.connection.closing is None:
+            elif events & ~select.EPOLLOUT and link.connection.closing is None:
                 self._read(link, events)
         engine.expire()
         self._settle()
@@ -148,7 +152,7 @@ class Shell:
             while engine.resumed:
                 resumed, engine.resumed = engine.resumed, []
                 for connection in resumed:
-                    if connection.closing is None:
+                    if connection.closing is None and not connection.blocked:
                         engine.receive(connection, b"")
                         if not connection.blocked:
                             self._read_again(self._by_connection[connection])
@@ -194,6 +198,9 @@ class Shell:
 
     def _read(self, link: _Link, events: int) -> None:
         connection = link.connection
+        if connection.state is State.HELD and events & select.EPOLLHUP:
+            self.engine.close(connection, "eof")
+            return
         if connection.blocked:
             self._stop_reading(link)
             return
@@ -227,16 +234,18 @@ class Shell:
             self._want(link, link.interest | select.EPOLLOUT)
             return
         except OSError:
-            self.engine.close(connection, "write_error")
-            return
+            # It may have sent a lot before it went; reading finds its end.
+            self.engine.hang_up(connection)
         if link.interest & select.EPOLLOUT:
             self._want(link, link.interest & ~select.EPOLLOUT)
 
     # --- the epoll set ---------------------------------------------------------------------------------
 
     def _stop_reading(self, link: _Link) -> None:
+        # A pause is short; who is held may wait for long, and must not be kept when it is gone.
+        watched = select.EPOLLHUP if link.connection.state is State.HELD else 0
         if link.interest & _READ:
-            self._want(link, link.interest & ~_READ)
+            self._want(link, (link.interest & ~_READ) | watched)
 
     def _read_again(self, link: _Link) -> None:
         self._want(link, link.interest | _READ)
@@ -253,7 +262,7 @@ class Shell:
         link.interest = interest
 
     def _bury(self) -> None:
-        """Close the sockets of connections that ended; a last error frame is tried once."""
+        """Close the sockets of connections that ended."""
         doomed, self.engine.doomed = self.engine.doomed, []
         for connection in doomed:
             link = self._by_connection.pop(connection, None)

@@ -724,3 +724,50 @@ def test_every_verb_of_the_wire_may_pass_between_two_nodes() -> None:
             a.send("AI.b@north", type="system", msg=word)
             assert b.read_one()["meta"] == {"type": "system", "msg": word}
     assert not rig.turns.recorded
+
+
+# --- who takes nothing any more ---------------------------------------------------------------------------
+
+
+def test_a_node_that_hung_up_is_not_reached_but_is_read_to_its_end() -> None:
+    rig, a, b = pair()
+    rig.engine.changes.clear()
+    for _ in range(3):
+        a.send("AI.b@north")
+    rig.engine.hang_up(b.connection)
+    rig.engine.hang_up(b.connection)
+    a.send("AI.b@north")
+    assert a.read_one()["payload"]["reason"] == "NODE_NOT_FOUND"
+    b.send("AI.a@north", payload="last words")
+    assert a.read_one()["payload"] == "last words"
+    b.send("AI.none@north")
+    assert b.connection.outbox.empty
+    b.close()
+    assert rig.engine.changes == [("down", b.connection)]
+    assert rig.counts["lost_unsent"] == 3
+    assert rig.counts["hung_up"] == 1
+
+
+def test_a_standby_takes_over_from_one_that_hung_up() -> None:
+    rig, a, b = pair()
+    standby = rig.connect("AI.b")
+    again = rig.connect("AI.c", uuid=numbered_uuid(50))
+    rig.engine.hang_up(b.connection)
+    rig.engine.hang_up(again.connection)
+    a.send("AI.b@north")
+    assert len(standby.read()) == 1
+    newer = rig.connect("AI.c", uuid=again.uuid)
+    again.close()
+    a.send("AI.c@north")
+    assert len(newer.read()) == 1
+
+
+def test_who_waited_for_one_that_hung_up_goes_on() -> None:
+    rig, a, b = pair(queues=Limits(frames=4))
+    rig.begin()
+    a.feed(pack(frame_bytes(message(a.uuid, "AI.b@north"))) * 4)
+    assert a.connection.blocked
+    rig.engine.hang_up(b.connection)
+    rig.end()
+    assert not a.connection.blocked
+    assert [got["payload"]["reason"] for got in a.read()] == ["NODE_NOT_FOUND"]

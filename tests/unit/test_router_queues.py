@@ -309,3 +309,17 @@ def test_a_deadline_is_never_in_the_past_for_long(ready_first: bool) -> None:
         assert rig.engine.next_deadline() > rig.now
         b.read(20)
     assert rig.counts["sender_paused"] == 1
+
+
+def test_who_was_only_told_something_is_not_taken_for_stalled() -> None:
+    rig = Rig(queues=SMALL)
+    a, b = crowd(rig, "ab")
+    burst(a, "AI.b@north", 1)
+    b.read()
+    rig.wait(3600)
+    rig.begin()
+    b.feed(pack(frame_bytes(message(b.uuid, "AI.none@north"))))
+    a.feed(pack(frame_bytes(message(a.uuid, "AI.b@north"))) * 12)
+    rig.end()
+    assert rig.counts["unreachable.NODE_CONGESTED"] == 0
+    assert len(b.read()) == 13
