@@ -7,6 +7,12 @@ far they may look. The rules, in order, for bytes where a group should be and no
 2. They were written to their end (``looks_complete``): a bit flipped since; damaged, numbers not reused.
 3. Otherwise a crash tore an unsynced write: cut here. Everything behind was not synced either and goes too,
    so that what remains is a prefix of what was appended.
+
+What cannot be told apart: the newest group of a segment, when nothing follows it (a stop within
+``mark_after_s`` of the last write), was written whole, and was damaged in a way that looks like a tear: a
+sector turned to zeros, the end cut off, or any flip in a group that holds an aligned sector of zeros by
+nature. That is cut and reported as a repair, its bytes are kept aside, and its numbers are given out again.
+The other way round, a sector torn in itself (media write sectors whole) may be reported as damage.
 """
 
 from __future__ import annotations

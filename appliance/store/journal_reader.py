@@ -249,7 +249,9 @@ class JournalFiles:
             last_seq, end = found.synced_seq, found.synced
         return Snapshot((*chain.sealed(), Segment(last.index, last.first_seq, last_seq, end, run_s)))
 
-    def batches(self, from_seq: int = 1, *, level: Level = "written") -> Iterator[Batch]:
+    def batches(
+        self, from_seq: int = 1, *, level: Level = "written", limit_records: int = 4096
+    ) -> Iterator[Batch]:
         """All batches from ``from_seq`` to what is there when it is called.
 
         Raises:
@@ -259,18 +261,18 @@ class JournalFiles:
         snapshot = self.snapshot(level)
         reader = Reader(self._disk, self._directory, from_seq)
         try:
-            while batch := self._next(reader, snapshot, level):
+            while batch := self._next(reader, snapshot, level, limit_records):
                 yield batch
         finally:
             reader.close()
 
-    def _next(self, reader: Reader, snapshot: Snapshot, level: Level) -> Batch:
+    def _next(self, reader: Reader, snapshot: Snapshot, level: Level, limit_records: int) -> Batch:
         while True:
             try:
-                return reader.read(snapshot)
+                return reader.read(snapshot, limit_records=limit_records)
             except FileNotFoundError:  # trimmed meanwhile, or lost
-                fresh = self.snapshot(level)
-                if fresh.first_seq <= reader.next_seq:
-                    reader.skip_missing(fresh)
+                snapshot = self.snapshot(level)
+                if snapshot.first_seq <= reader.next_seq:
+                    reader.skip_missing(snapshot)
             except OSError as exc:
                 raise storage_error(exc, f"journal {self._directory}") from exc

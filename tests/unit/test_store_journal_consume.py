@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from appliance.store.journal import Journal
-from appliance.store.journal_types import Gap, GapReason, JournalSpec, Record
+from appliance.store.journal_types import Damage, Gap, GapReason, JournalSpec, Record
 from appliance.testing.faultdisk import CrashDisk, FaultDisk
 from appliance.wire.errors import Conflict, Invalid, Unavailable
 from tests.fault.journal_kit import HOME, on_trio
@@ -107,6 +107,15 @@ async def test_a_lost_file_is_a_gap_and_reported_once() -> None:
             assert [(g.first, g.last, g.reason) for g in gaps] == [(4, 6, GapReason.DAMAGED)]
         assert [d.what for d in journal.damages] == ["segment missing"]
         assert journal.statistics().damages == 1
+
+
+@on_trio
+async def test_damage_is_remembered_once_and_not_without_end() -> None:
+    async with opened() as journal:
+        for _ in range(2):
+            journal._consumers.note(Damage("f", i, 1, "group") for i in range(150))
+        assert [d.offset for d in journal.damages][-1] == 149
+        assert len(journal.damages) == 100
 
 
 @on_trio

@@ -126,6 +126,18 @@ async def test_with_two_images_kept_the_older_one_serves_when_the_newer_rots() -
 
 
 @on_trio
+async def test_an_image_that_cannot_be_read_now_stays() -> None:
+    disk = FaultDisk(CrashDisk(), only=frozenset({"pread"}))
+    async with opened(disk) as journal:
+        await fill(journal, 3)
+        await journal.write_base(3, [b"a"])
+        disk.fail_at, disk.error = len(disk.calls), errno.EIO
+        with pytest.raises(Unavailable):
+            base_of(journal)
+        assert base_of(journal) == [b"a"]
+
+
+@on_trio
 async def test_without_any_image_left_the_missing_past_is_a_gap() -> None:
     disk = CrashDisk()
     async with opened(disk) as journal:

@@ -214,6 +214,9 @@ def test_a_failing_read_loses_nothing_that_was_read_before_it() -> None:
             told += range(batch.first_seq, batch.next_seq)
         assert told == list(range(1, 41))
         assert errors <= 1
+    failing = FaultDisk(filled(3).disk, only=frozenset({"open_read"}), fail_at=0, error=errno.EIO)
+    with pytest.raises(OSError, match="Input"):
+        Reader(failing, HOME, 1).read(snapshot(filled(3)))
 
 
 # -- from outside ----------------------------------------------------------------------------------------
@@ -261,6 +264,27 @@ def test_a_segment_that_is_gone_is_a_gap_from_outside() -> None:
     ]
 
 
+def test_a_segment_that_goes_while_it_is_read_from_outside() -> None:
+    for trimmed in (True, False):
+        hand = filled()
+        segments = snapshot(hand).segments
+        batches = JournalFiles(HOME, hand.disk).batches(limit_records=1)
+        assert next(batches).first_seq == 1
+        for lost in segments[: 3 if trimmed else 0] or segments[1:3]:
+            hand.disk.unlink(HOME / lost.name)
+        told = [1]
+        gaps = []
+        for batch in batches:
+            if batch.gap:
+                gaps.append(batch.gap)
+                told += range(batch.gap.first, batch.gap.last + 1)
+            told += range(batch.first_seq, batch.next_seq)
+        assert told == list(range(1, 41))
+        reason = GapReason.TRIMMED if trimmed else GapReason.DAMAGED
+        last = segments[2].last_seq
+        assert [(g.last, g.reason) for g in gaps] == [(last, reason)]
+
+
 def test_no_journal_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         JournalFiles(tmp_path / "none").snapshot()
@@ -269,6 +293,7 @@ def test_no_journal_is_not_found(tmp_path: Path) -> None:
 
 def test_an_unreadable_disk_is_unavailable() -> None:
     hand = filled(3)
-    disk = FaultDisk(hand.disk, fail_at=0, sticky=True, only=frozenset({"pread"}))
-    with pytest.raises(Unavailable):
-        list(JournalFiles(HOME, disk).batches())
+    for index in (0, 2):
+        disk = FaultDisk(hand.disk, fail_at=index, sticky=True, only=frozenset({"pread"}))
+        with pytest.raises(Unavailable):
+            list(JournalFiles(HOME, disk).batches())

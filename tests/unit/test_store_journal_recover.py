@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.store.journal_base import write_base
 from appliance.store.journal_recover import recover
 from appliance.store.journal_types import GapReason, JournalSpec
 from appliance.testing.clock import FakeClock
@@ -210,8 +211,6 @@ def test_a_new_journal_on_a_full_disk_opens_failed_and_resumes() -> None:
 
 def test_segments_missing_behind_a_base_do_not_bring_numbers_back() -> None:
     spec = JournalSpec(name="s", kind="state")
-    from appliance.store.journal_base import write_base
-
     disk = CrashDisk()
     hand = Hand(disk, spec)
     hand.store(*[b"x"] * 9)
@@ -219,10 +218,37 @@ def test_segments_missing_behind_a_base_do_not_bring_numbers_back() -> None:
     hand.close()
     disk.unlink(last_file(disk))
     again = Hand(disk, spec)
-    assert [d.what for d in again.recovered.damages] == [
-        "newest groups missing"
-    ] or again.committer.last_seq == 9
     assert again.store(b"y") == 10
+
+
+def test_groups_missing_behind_a_base_are_told() -> None:
+    spec = JournalSpec(name="s", kind="state", zero_ahead_bytes=0)
+    disk = CrashDisk()
+    hand = Hand(disk, spec)
+    for _ in range(9):
+        hand.store(b"x")
+    write_base(disk, HOME, hand.recovered.start.journal_id, 9, [b"all"], 0)
+    path = last_file(disk)
+    cut = changed(disk.after_kill(), path, disk.files()[path][:-100])
+    again = Hand(cut, spec)
+    assert [d.what for d in again.recovered.damages] == ["newest groups missing"]
+    assert again.store(b"y") == 10
+    assert Hand(cut.after_kill(), spec).store(b"z") == 11
+
+
+@pytest.mark.parametrize("call", ["pread", "open_read"])
+def test_a_disk_that_cannot_be_read_leaves_nothing_open(call: str) -> None:
+    disk = after_kill(filled(3))
+    for index in range(8):
+        disk = disk.after_kill()
+        faulty = FaultDisk(disk, fail_at=index, error=errno.EIO, only=frozenset({call}), sticky=True)
+        try:
+            hand = Hand(faulty, SPEC)
+        except OSError:
+            assert disk.open_files() == 0
+        else:
+            faulty.heal()
+            hand.close()
 
 
 def test_what_an_earlier_process_could_not_sync_is_read_from_the_medium() -> None:

@@ -50,6 +50,18 @@ def test_a_short_write_goes_on_until_all_is_written(
     disk.close(fd)
 
 
+def test_a_short_read_goes_on_until_the_end_of_the_file(
+    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = disk.create(tmp_path / "f")
+    disk.pwrite(fd, [b"abcdefgh"], 0, sync=False)
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: real(fd, min(size, 3), offset))
+    assert disk.pread(fd, 8, 0) == b"abcdefgh"
+    assert disk.pread(fd, 20, 0) == b"abcdefgh"
+    disk.close(fd)
+
+
 def test_an_error_after_a_short_write_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwritev
     calls = []
