@@ -14,7 +14,8 @@ It does not interpret records and does not touch files on the loop, except in ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ import trio
 from appliance.store.files import storage_error
 from appliance.store.journal_consume import Consumers, Cursor, Follower, Start
 from appliance.store.journal_engine import Engine
+from appliance.store.journal_figures import gather
 from appliance.store.journal_format import join_records
 from appliance.store.journal_images import Images
 from appliance.store.journal_pending import Ticket
@@ -70,7 +72,6 @@ class Journal:
         self._consumers = Consumers(self._engine, disk, directory, inline=inline)
         self._consumers.note(recovered.damages)
         self._images = Images(self._engine, disk, directory, recovered, clock or SystemClock(), inline=inline)
-        self._nursery: trio.Nursery | None = None
 
     # -- opening and serving -----------------------------------------------------------------------------
 
@@ -125,17 +126,23 @@ class Journal:
         await self._engine.run(task_status=task_status)
 
     async def __aenter__(self) -> Self:
-        self._manager = trio.open_nursery()
-        self._nursery = nursery = await self._manager.__aenter__()
-        await nursery.start(self._engine.run)
+        self._engine.check_fresh()
+        self._serving = self._serve()
+        await self._serving.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._nursery is not None
-        self._nursery.cancel_scope.cancel()
-        await self._manager.__aexit__(None, None, None)
+        # the block's own error is none of the nursery's: it comes out as it is, not in a group
+        await self._serving.__aexit__(None, None, None)
+
+    @asynccontextmanager
+    async def _serve(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._engine.run)
+            yield
+            nursery.cancel_scope.cancel()
 
     def close(self) -> None:
         """Close a journal that is not running (tools); blocks on the disk."""
@@ -276,6 +283,16 @@ class Journal:
         finally:
             reader.close()
 
+    def batches(self, from_seq: int = 1, *, level: Level = "synced") -> Iterator[Batch]:
+        """All batches from ``from_seq`` to what is there when it is called. Blocks on the disk.
+
+        For the rebuild of a view, in a thread or before there is a loop.
+
+        Raises:
+            Unavailable: the disk cannot be read.
+        """
+        return self._consumers.batches(from_seq, level)
+
     def follow(self, from_seq: int, *, level: Level = "synced") -> Follower:
         """Everything from ``from_seq`` on, and then what comes."""
         return Follower(self._consumers, self._consumers.reader(from_seq), level)
@@ -360,40 +377,4 @@ class Journal:
 
     def statistics(self) -> JournalStatistics:
         """Figures since it was opened."""
-        committer, counters = self._committer, self._committer.counters
-        segments = committer.shelf.snapshot("written").segments
-        images, positions = self._images, self._engine.positions
-        failure = committer.failure
-        return JournalStatistics(
-            name=self.spec.name,
-            state=self._engine.state,
-            failure=None if failure is None else str(failure),
-            records=counters.records,
-            groups=counters.groups,
-            writes=counters.writes,
-            syncs=counters.syncs,
-            bytes_written=counters.bytes_written + images.bytes_written + positions.bytes_written,
-            base_bytes_written=images.bytes_written,
-            cursor_bytes_written=positions.bytes_written,
-            pending_bytes=committer.pending_bytes,
-            pending_records=committer.pending_records,
-            first_seq=segments[0].first_seq if segments else 1,
-            last_seq=committer.last_seq,
-            written_seq=committer.written_seq,
-            durable_seq=committer.durable_seq,
-            segments=len(segments),
-            segment_bytes=sum(s.end for s in segments),
-            bytes_since_base=sum(s.end for s in segments if s.last_seq > images.upto_seq),
-            trims=committer.shelf.trims,
-            trimmed_segments=committer.shelf.trimmed,
-            dropped=counters.dropped,
-            lost=counters.lost,
-            refused_busy=counters.refused_busy,
-            write_errors=counters.write_errors,
-            trim_errors=counters.trim_errors,
-            cursor_errors=positions.errors,
-            resumes=counters.resumes,
-            damages=self._consumers.damage_count,
-            repairs=len(self.repairs),
-            cursors=self._consumers.statistics(),
-        )
+        return gather(self._engine, self._consumers, self._images, len(self.repairs))

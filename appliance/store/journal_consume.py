@@ -9,7 +9,7 @@ arrives as an explicit ``Gap``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -213,7 +213,7 @@ class Consumers:
         Raises:
             Unavailable: the disk cannot be read. The reader keeps its place.
         """
-        missing = None
+        missing = 0
         while reader.next_seq <= (snapshot := self._snapshot(level)).last_seq:
             tail = self._engine.committer.shelf.tail
             call = partial(
@@ -226,9 +226,7 @@ class Consumers:
             try:
                 batch = call() if self._inline else await trio.to_thread.run_sync(call, limiter=self._limiter)
             except FileNotFoundError:
-                if snapshot.first_seq <= reader.next_seq and missing == reader.next_seq:
-                    reader.skip_missing(snapshot)  # not trimmed, and missing twice: lost
-                missing = reader.next_seq
+                missing = self._missed(reader, snapshot, missing)
                 continue
             except OSError as exc:
                 raise storage_error(exc, f"journal {self._engine.spec.name} cannot be read") from exc
@@ -237,6 +235,31 @@ class Consumers:
             return batch
         await trio.lowlevel.checkpoint()
         return Batch(None, reader.next_seq, [], 0)
+
+    def batches(self, from_seq: int, level: Level) -> Iterator[Batch]:
+        """See ``Journal.batches``."""
+        reader, missing = self.reader(from_seq), 0
+        try:
+            while reader.next_seq <= (snapshot := self._snapshot(level)).last_seq:
+                try:
+                    batch = reader.read(snapshot)
+                except FileNotFoundError:
+                    missing = self._missed(reader, snapshot, missing)
+                    continue
+                self.note(reader.damages)
+                reader.damages.clear()
+                yield batch
+        except OSError as exc:
+            raise storage_error(exc, f"journal {self._engine.spec.name} cannot be read") from exc
+        finally:
+            reader.close()
+
+    @staticmethod
+    def _missed(reader: Reader, snapshot: Snapshot, missing: int) -> int:
+        """A file is not there: trimmed meanwhile, unless it is missing a second time."""
+        if snapshot.first_seq <= reader.next_seq and missing == reader.next_seq:
+            reader.skip_missing(snapshot)
+        return reader.next_seq
 
     async def wait_for(self, seq: int, level: Level) -> None:
         """Wait until record ``seq`` can be read; ``Unavailable`` when the journal is closed before."""

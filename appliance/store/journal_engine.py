@@ -134,14 +134,18 @@ class Engine:
 
     # -- the service -------------------------------------------------------------------------------------
 
+    def check_fresh(self) -> None:
+        """Raise ``Conflict`` unless this journal can be started: it runs once."""
+        if self._state is not None:
+            raise Conflict(f"journal {self.spec.name} runs already, or was closed")
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; what was accepted is flushed and synced, and the end marked, on the way out.
 
         Raises:
             Conflict: it runs already, or was closed.
         """
-        if self._state is not None:
-            raise Conflict(f"journal {self.spec.name} runs already, or was closed")
+        self.check_fresh()
         self._state = JournalState.OPEN
         if not self._own_clock:
             before, self.now = self.now(), trio.current_time

@@ -83,7 +83,6 @@ class Placer:
         """Start a new segment with ``frames``, possibly none.
 
         Args:
-            frames: its first groups.
             first_seq: its first sequence number.
             run_s: running time of the journal.
             old: the segment to close, if one is open.

@@ -191,6 +191,32 @@ async def test_an_error_in_the_block_comes_out_as_it_is() -> None:
 
 
 @on_trio
+async def test_a_cancelled_start_leaves_nothing_open() -> None:
+    disk = CrashDisk()
+    for inline in (True, False):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with await Journal.opened(HOME, DURABLE, disk=disk, inline=inline):
+                await trio.lowlevel.checkpoint()
+        with trio.CancelScope() as scope:
+            journal = Journal.open(HOME, DURABLE, disk=disk, inline=inline)
+            scope.cancel()
+            async with journal:
+                await trio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+        assert disk.open_files() == 0
+
+
+@on_trio
+async def test_it_runs_once() -> None:
+    async with opened(CrashDisk()) as journal:
+        with pytest.raises(Conflict):
+            async with journal:
+                pass
+        assert await journal.append(b"on") == 1
+
+
+@on_trio
 async def test_it_serves_in_a_nursery_of_its_owner() -> None:
     disk = CrashDisk()
     journal = opened(disk)
@@ -448,6 +474,35 @@ async def test_a_log_gives_up_what_its_consumer_is_done_with() -> None:
         assert (batch.gap.last, batch.gap.reason) == (9, GapReason.TRIMMED)
         assert journal.trim_to(10**9) > 0
         assert await journal.append(b"next") == 21
+
+
+def test_a_view_is_rebuilt_without_a_loop() -> None:
+    disk = CrashDisk()
+    journal = opened(disk, JournalSpec(name="v", segment_bytes=4096, group_bytes=1000))
+    for i in range(20):
+        journal.append_nowait([b"%02d" % i * 400])
+    journal.close()
+    journal = opened(disk, JournalSpec(name="v", segment_bytes=4096, group_bytes=1000))
+    assert [r for b in journal.batches() for r in b.records] == [b"%02d" % i * 400 for i in range(20)]
+    assert [b.first_seq for b in journal.batches(18)] == [18]
+    disk.unlink(HOME / disk.names(HOME)[1])
+    gaps = [b.gap for b in journal.batches() if b.gap]
+    assert [g.reason for g in gaps] == [GapReason.DAMAGED]
+    assert len(journal.damages) == 1
+    journal.close()
+    assert disk.open_files() == 0
+
+
+def test_a_rebuild_from_a_disk_that_cannot_be_read_says_so() -> None:
+    disk = FaultDisk(CrashDisk(), only=frozenset({"pread"}))
+    journal = opened(disk)
+    journal.append_nowait([b"a"])
+    journal._engine.committer.want_sync()
+    journal.close()
+    journal = opened(disk)
+    disk.fail_at, disk.error = len(disk.calls), errno.EIO
+    with pytest.raises(Unavailable):
+        list(journal.batches())
 
 
 @on_trio
