@@ -19,12 +19,13 @@ MAX_DEPTH: Final = 128
 # Possessive, and content with a string that never ends: text that is no JSON must not make it start over.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_OPENING = bytes(set(range(256)) - set(b"[{"))
 _STEP = bytes.maketrans(b"[]{}", bytes((1, 0, 1, 0)))
 
 
 def depth_exceeds(text: bytes, limit: int = MAX_DEPTH) -> bool:
     """Whether arrays and objects in ``text`` nest deeper than ``limit``. The text need not be valid JSON."""
-    if text.count(b"{") + text.count(b"[") <= limit:
+    if len(text.translate(None, _NOT_OPENING)) <= limit:
         return False
     brackets = _STRING.sub(b"", text).translate(_STEP, _NOT_BRACKETS)
     return max(accumulate(1 if step else -1 for step in brackets), default=0) > limit
