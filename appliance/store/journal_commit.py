@@ -180,7 +180,7 @@ class Committer:
         """A fresh error that tells a caller why nothing can be written; ``cause`` None: what failed last."""
         cause = cause or self.failure
         if cause is None:
-            return Unavailable(f"journal {self.spec.name} is closed", code="JOURNAL_CLOSED")
+            return Unavailable(f"journal {self.spec.name}: the disk failed meanwhile", code=STORAGE_FAILED)
         error = storage_error(cause, f"journal {self.spec.name} cannot be written")
         return error if isinstance(error, Unavailable) else Unavailable(error.message, code=STORAGE_FAILED)
 

@@ -165,13 +165,13 @@ def every_call(
 
 
 @pytest.mark.parametrize("spec", [DURABLE, STATE, RELAXED, DROPPING], ids=lambda s: s.name)
-@pytest.mark.parametrize("part", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("part", [0.6, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.0, 1.0))])
 def test_one_failing_call(spec: JournalSpec, part: float) -> None:
     every_call(spec, lambda story, disk: verdict(story, disk, power_cut=False), sticky=False, part=part)
 
 
 @pytest.mark.parametrize("spec", [DURABLE, STATE, RELAXED, DROPPING], ids=lambda s: s.name)
-@pytest.mark.parametrize("part", [0.0, 0.6])
+@pytest.mark.parametrize("part", [0.6, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_a_disk_that_fails_for_a_while(spec: JournalSpec, part: float) -> None:
     every_call(spec, lambda story, disk: verdict(story, disk, power_cut=False), sticky=True, part=part)
 

@@ -379,6 +379,12 @@ def test_a_result_planned_before_a_failure_is_not_taken() -> None:
     assert it.committer.shelf.trusted_end == (1, HEADER_SIZE)
 
 
+def test_an_error_is_told_even_when_writing_goes_on_already() -> None:
+    assert hand().committer.unavailable().code == "STORAGE_FAILED"
+    gone = hand().committer.unavailable(OSError(errno.ENOENT, "gone"))
+    assert isinstance(gone, Unavailable)
+
+
 # -- trimming --------------------------------------------------------------------------------------------
 
 
