@@ -42,7 +42,7 @@ __all__ = ["Engine"]
 _unpack = HEADER.unpack_from
 _pack = HEADER.pack
 _encode = msgspec.json.Encoder().encode
-_INTERCEPTED = frozenset({verbs.WITHDRAW, verbs.CONFIG_CHANGED, verbs.OPA_RELOAD})
+_FLOODED = frozenset({verbs.CONFIG_CHANGED, verbs.OPA_RELOAD})
 _META_OPENS = b'},"meta":{'
 _AFTER_SRC = len(b'{"routing":{"src":"') + 36 + 1
 _AFTER_ROUTING = _AFTER_SRC + len(b',"dst":"","ttl":0,"trace_id":""')  # the shortest there is
@@ -137,7 +137,7 @@ class Engine(Delivery):
                 split = scratch.find(_META_OPENS, _AFTER_ROUTING) + 10
                 if (
                     recipient is not None
-                    and (thread is UNSET or ((counter := young.get(thread)) and counter[0] < counter[1]))
+                    and (thread is UNSET or (counter := young.get(thread)) or thread.strip())
                     and meta.type not in UNRECORDED_TYPES
                     and routing.ttl
                     and frame.startswith(_META_OPENS, split - 10)  # meta follows routing here as there
@@ -148,8 +148,12 @@ class Engine(Delivery):
                     queued = outbox.queued_frames
                     if queued < outbox.half_frames and outbox.queued_bytes < outbox.half_bytes:
                         added = _SEND_MESSAGE if meta.action_class is UNSET else b""
-                        if thread is not UNSET and counter is not None:
-                            sequence = counter[0] = counter[0] + 1
+                        if thread is not UNSET:
+                            if counter is not None and counter[0] < counter[1]:
+                                sequence = counter[0] = counter[0] + 1
+                            else:
+                                sequence = self.threads.next(thread)
+                                young = self.threads.young
                             added = b'"thread_seq":%d,%b' % (sequence, added)
                         # scratch holds the head as rebuilt from what was parsed, equally long.
                         body = b"".join((stamp, scratch[_AFTER_SRC:split], added, frame[split:]))
@@ -210,13 +214,17 @@ class Engine(Delivery):
             self.greeter.greet(source, frame, meta)
             return
         routing = message.routing
+        kind = meta.type
+        if kind == "system" and meta.msg == verbs.WITHDRAW:
+            self.close(source, "withdraw")  # this connection, whatever the frame claims or says
+            return
         if routing.src != source.uuid:
             speaker = self._speaker(source, message)
             if speaker is None:
                 return
             source = speaker
-        kind = meta.type
-        if kind == "system" and meta.msg in _INTERCEPTED and self._intercept(source, message, meta, extras):
+        if kind == "system" and meta.msg in _FLOODED:
+            self._flood_control(source, message, meta, extras)
             return
         routing.src_l2_name = source.name
         ordinary = kind not in UNRECORDED_TYPES
@@ -280,22 +288,18 @@ class Engine(Delivery):
             return body
         return enriched
 
-    def _intercept(
+    def _flood_control(
         self, source: Connection, message: HotMessage, meta: HotMeta, extras: Extras | None
-    ) -> bool:
-        if meta.msg == verbs.WITHDRAW:
-            self.close(source, "withdraw")
-            return True
+    ) -> None:
         if not (source.system or self.settings.open_security):
             # Nodes act on these without looking at the sender; only the appliance may say them (design §5).
             self.reject(source, "control_forbidden")
-            return True
+            return
         message.routing.src_l2_name = source.name
         body = render(message, extras)
         self.counts["flooded"] += 1
         self.flood(source, body, [node for node in self.fib.by_uuid.values() if node is not source])
         self._tapped(source, message, meta, None, "flooded", body)
-        return True
 
 
 def _is_utf8(frame: bytes) -> bool:

@@ -531,6 +531,13 @@ def test_withdraw_ends_this_connection_whatever_it_says() -> None:
     assert rig.buried == [a.connection]
 
 
+@pytest.mark.parametrize("settings", [{}, {"open_security": True}])
+def test_withdraw_acts_on_the_connection_whoever_it_claims_to_be(settings: dict[str, Any]) -> None:
+    _, a, b = pair(**settings)
+    a.send(None, src=b.uuid, type="system", msg="WITHDRAW")
+    assert (a.open, b.open) == (False, True)
+
+
 def test_what_follows_withdraw_is_counted_and_not_read() -> None:
     rig, a, b = pair()
     bye = frame_bytes(message(a.uuid, None, type="system", msg="WITHDRAW"))
