@@ -97,12 +97,15 @@ def test_canonical_frames_take_the_fast_lane(meta: str) -> None:
     assert both(canonical(meta=meta)).general_frames == 0
 
 
+def test_a_new_thread_is_counted_in_the_fast_lane() -> None:
+    assert both(canonical(meta='"type":"user","thread_id":"thread:new"')).general_frames == 0
+
+
 @pytest.mark.parametrize(
     "frame",
     [
         canonical(meta='"type":"system"'),
         canonical(meta='"type":"query_response"'),
-        canonical(meta='"type":"user","thread_id":"thread:new"'),
         canonical(meta='"type":"user","thread_id":" "'),
         canonical(meta='"type":"user","thread_seq":7'),
         canonical(meta='"type":"user","memory_package":{}'),
