@@ -49,6 +49,10 @@ class ConfigView:
         """Whether there is something new to read; costs tens of nanoseconds."""
         return self._words[_SLOT] != self._seen
 
+    def look_again(self) -> None:
+        """Take it for changed: what failed was perhaps not the region but a lack of descriptors or memory."""
+        self._seen = -1
+
     def read(self) -> RouteTables | None:
         """The current version, or ``None`` while it cannot be read (the reason is in ``failure``)."""
         self._seen = self._words[_SLOT]

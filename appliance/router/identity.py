@@ -18,6 +18,10 @@ from appliance.wire.ids import NodeUuid, canonical_uuid, new_uuid
 __all__ = ["load_router_uuid"]
 
 
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""PyYAML's own errors, and what its constructors let through for tags such as ``!!timestamp x``."""
+
+
 class _Layer1(msgspec.Struct):
     uuid: str
 
@@ -48,7 +52,7 @@ def load_router_uuid(path: Path, router_name: str, now_s: int) -> NodeUuid:
         text = ""
     try:
         uuid = canonical_uuid(msgspec.convert(yaml.safe_load(text), _Identity).layer1.uuid)
-    except (yaml.YAMLError, msgspec.ValidationError):
+    except (msgspec.ValidationError, *_NOT_YAML):
         uuid = None
     if uuid is None:
         raise Damaged(
@@ -66,6 +70,9 @@ def _create(path: Path, router_name: str, now_s: int) -> NodeUuid:
         "shm": {"name": f"/jsr-{uuid.replace('-', '')}"},
         "created_at": str(now_s),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, str(path.parent)) from error
     durable_replace(path, yaml.safe_dump(identity, sort_keys=False).encode(), 0o644)
     return uuid

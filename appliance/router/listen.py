@@ -1,7 +1,8 @@
 """The router's listening socket: where nodes find it, who may open it, what a stale file means.
 
 A socket file whose owner died only refuses connections; it is removed. One that answers belongs to a
-running router, and starting a second one there is an error, not a takeover.
+running router, and starting a second one there is an error, not a takeover. What else lies in our place is
+removed when it is a file or a link; a directory is named in an error.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def listen_for_nodes(directory: Path, router_uuid: str, *, mode: int, group: str
 
     Raises:
         Conflict: a router serves there already.
-        Misconfigured: the path is too long for a socket.
+        Misconfigured: the path is too long for a socket, or there is a directory.
         Unavailable: the directory or socket cannot be made.
     """
     check_socket_directory(directory)
@@ -59,18 +60,36 @@ def listen_for_nodes(directory: Path, router_uuid: str, *, mode: int, group: str
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _remove_dead(directory)
-        if path.exists():
-            raise Conflict(f"a router serves on {path} already", remedy="Stop it first: `fluxbee status`.")
+        _clear(path)
         _bind(listener, path, mode, group)
         listener.setblocking(False)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise Unavailable(f"cannot listen on {path}: {error.strerror}") from error
+        raise Unavailable(
+            f"cannot listen on {path}: {error.strerror}",
+            remedy="Check owner, rights and free space of its directory.",
+        ) from error
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def _clear(path: Path) -> None:
+    """Free our own place, unless somebody answers there."""
+    try:
+        found = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISSOCK(found):
+        raise Conflict(f"a router serves on {path} already", remedy="Stop it first: `fluxbee status`.")
+    if stat.S_ISDIR(found):
+        raise Misconfigured(
+            f"root: {path} is a directory where the node socket belongs",
+            remedy="Remove that directory, or choose another root.",
+        )
+    path.unlink()
 
 
 def _bind(listener: socket.socket, path: Path, mode: int, group: str) -> None:
@@ -88,8 +107,9 @@ def _bind(listener: socket.socket, path: Path, mode: int, group: str) -> None:
 
 def _remove_dead(directory: Path) -> None:
     for path in directory.glob("*.sock"):
-        if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # somebody else was tidying up
+            if stat.S_ISSOCK(path.lstat().st_mode) and not _answers(path):
+                path.unlink()
 
 
 def _answers(path: Path) -> bool:

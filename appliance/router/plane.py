@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -47,6 +48,9 @@ _TURNS: Final = "storage.turns"
 _THREADS: Final = "threads"
 _PUBLISHED: Final = frozenset({ROUTERS.name, NODES.name})
 _UPKEEP_S: Final = 5.0
+_MAINTAIN_S: Final = 60.0
+_REFUSED_S: Final = 1.0
+_STOP_S: Final = 3.0
 _IMAGE_AFTER_BYTES: Final = 8 << 20
 """A base image of the thread ledger is due after so many bytes of reservations."""
 
@@ -86,8 +90,9 @@ class DataPlane:
         self._paths = paths
         self._page = page
         self._eventfd = own_eventfd
-        self._scopes: list[trio.CancelScope] = []
-        self._own_waker: int | None = None
+        self._waker = -1
+        self._note_due = trio.Event()
+        self._ledger_refused = False
 
     def attach(self, sock: socket.socket, peer: Peer) -> None:
         """Take a plane's end of a socketpair as a connection of the appliance itself."""
@@ -105,26 +110,32 @@ class DataPlane:
         uuid = load_router_uuid(path, settings.router_name, int(time.time()))
         settings = msgspec.structs.replace(settings, router_uuid=uuid)
         async with trio.open_nursery() as nursery:
-            self._open_regions(settings)
-            try:
-                await self._open_journals(nursery)
-                self._build(settings)
+            with ExitStack() as closing:
+                closing.callback(nursery.cancel_scope.cancel)
+                self._open_regions(settings, closing)
+                await self._open_journals(nursery, closing)
+                self._build(settings, closing)
                 await self._ledger.begin()
-                nursery.start_soon(self._upkeep)
-                nursery.start_soon(self._publisher.run)
-                task_status.started(self)
-                log.info("router_listens", socket=str(self._socket_path), name=settings.router_name)
-                await self.shell.run()
-            finally:
-                with trio.move_on_after(3.0, shield=True):
-                    await self._stop()
-                nursery.cancel_scope.cancel()
+                try:
+                    nursery.start_soon(self._upkeep)
+                    nursery.start_soon(self._publisher.run)
+                    task_status.started(self)
+                    log.info("router_listens", socket=str(self._socket_path), name=settings.router_name)
+                    await self.shell.run()
+                finally:
+                    with trio.move_on_after(_STOP_S, shield=True):
+                        await self._note_stop()
 
     # --- starting --------------------------------------------------------------------------------------
 
-    def _open_regions(self, settings: EngineSettings) -> None:
+    def _open_regions(self, settings: EngineSettings, closing: ExitStack) -> None:
         directory = self._paths.regions_tmp
         self._live = Environment(self._config.live, directory, (ROUTERS, NODES, THREADS), page=self._page)
+        closing.callback(self._live.close)
+        if self._live.opened.set_aside is not None:
+            log.warning(
+                "live_region_set_aside", code="LIVE_REGION_SET_ASIDE", reason=self._live.opened.reason
+            )
         self._regions = LiveRegions(self._live, settings.router_uuid)
         row = RouterRow(settings.router_name, settings.hive, True, time.time_ns() // 1_000_000)
         try:
@@ -136,29 +147,36 @@ class DataPlane:
         self._live.on_change(self._publish)
         files = EnvironmentFiles(self._paths.regions_disk, CONTROL.name)
         self._view = ConfigView(files.data, self._page)
+        closing.callback(self._view.close)
 
     def _publish(self, regions: frozenset[str]) -> None:
         if not regions.isdisjoint(_PUBLISHED):  # thread numbers move all the time and are nobody's to read
             self._publisher.notify()
 
-    async def _open_journals(self, nursery: trio.Nursery) -> None:
-        config, root = self._config, self._paths.journals
+    async def _open_journals(self, nursery: trio.Nursery, closing: ExitStack) -> None:
+        config = self._config
         turns = JournalSpec(
             name=_TURNS,
             kind="log",
             durability="relaxed",
-            overflow="drop",
             keep_bytes=config.turns_keep_bytes,
             keep_age_s=config.turns_keep_s,
         )
         threads = JournalSpec(name=_THREADS, kind="state", durability="relaxed", segment_bytes=4 << 20)
-        turns, threads = self._paced(turns), self._paced(threads)
-        self._turns = await Journal.opened(root / _TURNS, turns)
-        self._threads = await Journal.opened(root / _THREADS, threads)
-        for journal in (self._turns, self._threads):
-            await nursery.start(self._keep, journal)
-        self._ledger = ThreadLedger(self._threads, self._live, boot_id())
+        self._turns = await self._journal(turns, nursery, closing)
+        self._threads = await self._journal(threads, nursery, closing)
+        # Asked for in every turn while it is due, so the event must be cheap to set.
+        self._ledger = ThreadLedger(self._threads, self._live, boot_id(), on_due=lambda: self._note_due.set())
         await self._ledger.replay(replay(self._threads))
+
+    async def _journal(self, spec: JournalSpec, nursery: trio.Nursery, closing: ExitStack) -> Journal:
+        journal = await Journal.opened(self._paths.journals / spec.name, self._paced(spec))
+        with trio.CancelScope(
+            shield=True
+        ):  # who is cancelled here would wait for a task that is out of reach
+            scope = await nursery.start(self._keep, journal)
+        closing.callback(scope.cancel)
+        return journal
 
     def _paced(self, spec: JournalSpec) -> JournalSpec:
         config = self._config
@@ -169,13 +187,14 @@ class DataPlane:
             sync_interval_s=config.sync_interval_s,
         )
 
-    async def _keep(self, journal: Journal, *, task_status: trio.TaskStatus[None]) -> None:
-        """Run a journal out of reach of the plane's cancellation: it ends last, see :meth:`_stop`."""
+    async def _keep(self, journal: Journal, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        """Run a journal out of reach of the plane's cancellation: it ends after whoever writes to it."""
         with trio.CancelScope(shield=True) as scope:
-            self._scopes.append(scope)
-            await journal.run(task_status=task_status)
+            async with journal:
+                task_status.started(scope)
+                await trio.sleep_forever()
 
-    def _build(self, settings: EngineSettings) -> None:
+    def _build(self, settings: EngineSettings, closing: ExitStack) -> None:
         config = self._config
         self._turn_log = TurnLog(self._turns, config.turn_budget, time.monotonic())
         self.engine = Engine(
@@ -192,15 +211,18 @@ class DataPlane:
         )
         self._socket_path = listener.getsockname()
         self.shell = Shell(self.engine, listener, before_write=self._after_turn)
-        self._watch_generations()
+        self._watch_generations(closing)
         self._load_configuration()
 
-    def _watch_generations(self) -> None:
+    def _watch_generations(self, closing: ExitStack) -> None:
         """Wake the shell when a generation moves: another process's through its eventfd, ours through one."""
         fd = self._eventfd
         if fd is None:
-            fd = self._own_waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            closing.callback(os.close, fd)
             self._page.add_waker(fd)
+            closing.callback(self._page.remove_waker, fd)
+        self._waker = fd
         self.shell.watch(fd, partial(_drain, fd))
 
     # --- every turn ------------------------------------------------------------------------------------
@@ -232,33 +254,55 @@ class DataPlane:
     # --- upkeep and end --------------------------------------------------------------------------------
 
     async def _upkeep(self) -> None:
-        """What may wait some seconds: the ceiling of thread numbers, the ledger's image, dead readers."""
+        """What need not be done in a turn: notes of the ledger and its image, gaps, readers that died."""
+        maintain_at = trio.current_time() + _UPKEEP_S
         while True:
-            await trio.sleep(_UPKEEP_S)
+            with trio.move_on_after(_UPKEEP_S):
+                await self._note_due.wait()
+            self._note_due = trio.Event()
             self._turn_log.write_gap()
-            try:
-                if self._ledger.wants_ceiling:
-                    await self._ledger.raise_ceiling()
-                if self._threads.statistics().bytes_since_base > _IMAGE_AFTER_BYTES:
-                    upto, records = self._ledger.image()
-                    await self._threads.sync()
-                    await self._threads.write_base(upto, list(records))
-            except FluxbeeError as error:
-                log.warning("thread_ledger_upkeep", code="THREAD_LEDGER_UPKEEP", error=str(error))
+            if self._regions.behind:
+                self._regions.rewrite(self.engine.fib.by_uuid.values())
+            if self._view.failure is not None:
+                self._view.look_again()
+                os.eventfd_write(self._waker, 1)
+            if trio.current_time() >= maintain_at:
+                maintain_at = trio.current_time() + _MAINTAIN_S
+                self._maintain()
+            if not await self._keep_ledger():
+                await trio.sleep(_REFUSED_S)
+                self._note_due.set()
 
-    async def _stop(self) -> None:
+    def _maintain(self) -> None:
+        try:
+            self._live.maintain()
+        except FluxbeeError as error:
+            log.warning("live_region_maintenance", code="LIVE_REGION_MAINTENANCE", error=str(error))
+
+    async def _keep_ledger(self) -> bool:
+        """Write what the thread ledger has to say; False when the disk refuses."""
+        try:
+            if self._ledger.wants_note:
+                await self._ledger.note()
+            if self._threads.statistics().bytes_since_base > _IMAGE_AFTER_BYTES:
+                upto, records = self._ledger.image()
+                image = list(records)
+                await self._threads.sync()
+                await self._threads.write_base(upto, image)
+        except FluxbeeError as error:
+            if not self._ledger_refused:
+                log.warning("thread_ledger_upkeep", code="THREAD_LEDGER_UPKEEP", error=str(error))
+            self._ledger_refused = True
+            return False
+        self._ledger_refused = False
+        return True
+
+    async def _note_stop(self) -> None:
         self._turn_log.write_gap()
         try:
             await self._ledger.end()
         except FluxbeeError as error:
             log.warning("no_clean_stop", code="NO_CLEAN_STOP", error=str(error))
-        for scope in self._scopes:
-            scope.cancel()
-        if self._own_waker is not None:
-            self._page.remove_waker(self._own_waker)
-            os.close(self._own_waker)
-        self._view.close()
-        self._live.close()
 
     def _status(self) -> dict[str, object]:
         """What this plane adds to ROUTER_STATUS."""

@@ -101,7 +101,8 @@ class ThreadLedger:
         self._ceiling = 0
         self._top = 0
         self._noted = False
-        self._owes_floor = False
+        # Events after which the journal needs a floor above all reservations, and how many it got one for.
+        self._debts = self._paid = 0
         self._missing: dict[bytes, int] = {}
         self._unwritten = 0
         self._unstored = 0
@@ -116,29 +117,64 @@ class ThreadLedger:
         """
         rebuilding = _REGION in self._environment.opened.rebuild
         applied = 0 if rebuilding else self._environment.applied_seq(_REGION)
-        if rebuilding:
-            self._environment.reset(_REGION)
-        last = applied
+        last = 0
         async for part in stored:
             if isinstance(part, Gap):
                 self._damaged = True
                 self._lost += part.count if part.reason is GapReason.DAMAGED else 0
+                last = part.last
                 continue
             fresh: dict[bytes, int] = {}
             for sequence, record in part:
                 bound = self._take(record)
                 if bound is not None and (rebuilding or sequence > applied):
                     fresh[bound[0]] = bound[1]
-                last = max(last, sequence)
+                last = sequence
             self._rebuild(list(fresh.items()))
-        if rebuilding:
-            self._environment.finish_rebuild(_REGION, applied_seq=last)
-        elif last > applied:
-            self._store({}, last)
+        if not rebuilding and (last < applied or not self._stopped):
+            self._compare_region()
+        if last < applied:
+            # Not the journal that this region was a view of: its rows count, but cannot be kept up.
+            self._damaged = rebuilding = True
+            self._empty_region()
+        self._complete(last, rebuilding)
 
     def _rebuild(self, bounds: list[tuple[bytes, int]]) -> None:
         for start in range(0, len(bounds), SLICE_PUTS):
-            self._store(dict(bounds[start : start + SLICE_PUTS]), None)
+            self._store(bounds[start : start + SLICE_PUTS], None)
+
+    def _compare_region(self) -> None:
+        """An earlier process that was killed may have kept reservations that the journal refused."""
+        try:
+            with self._environment.read() as txn:
+                # Big-endian numbers: the greatest bytes are the greatest number.
+                highest = int.from_bytes(
+                    max((raw for _, raw in THREAD_SEQ.raw_items(txn)), default=b""), "big"
+                )
+        except FluxbeeError:
+            self._damaged = True
+            return
+        if highest > self._top:
+            self._top = highest
+            self._debts += 1
+
+    def _empty_region(self) -> None:
+        try:
+            self._environment.reset(_REGION)
+        except FluxbeeError:
+            self._unstored += 1
+
+    def _complete(self, last: int, rebuilding: bool) -> None:
+        if self._missing:
+            return  # it stays behind, and is brought up again at the next start
+        try:
+            if rebuilding:
+                self._environment.finish_rebuild(_REGION, applied_seq=last)
+            else:
+                with self._environment.change(_REGION, applied_seq=last):
+                    pass
+        except FluxbeeError:
+            self._unstored += 1
 
     def _take(self, record: bytes) -> tuple[bytes, int] | None:
         kind = record[:1]
@@ -164,9 +200,9 @@ class ThreadLedger:
         Durable on return, unless the disk refuses: then it is tried again with every :meth:`note`.
         """
         if self._damaged or (not self._stopped and self._last_boot != self._boot):
-            # No single record moves the highest number by more than a new ceiling does.
+            # A record that was lost can have moved the highest number by no more than a new ceiling does.
             self._floor = max(self._ceiling, self._top, self._floor) + self._lost * 2 * CEILING_STEP
-            self._owes_floor = True
+            self._debts += 1
         try:
             await self._write_notes(CEILING_STEP)
         except FluxbeeError:
@@ -176,7 +212,7 @@ class ThreadLedger:
         """Note a clean stop. Durable on return.
 
         Raises:
-            Unavailable, Busy: the disk refuses; the next start takes this for a power cut if the boot changed.
+            Unavailable, Busy: the disk refuses; in another boot this will look like a power cut.
         """
         if self._owes_floor:
             await self._write_notes(CEILING_STEP)
@@ -207,26 +243,32 @@ class ThreadLedger:
             applied_seq = self._journal.write_through(records) + len(records) - 1
         except FluxbeeError:
             self._unwritten += len(bounds)
-            self._owes_floor = True
-        self._store({**self._missing, **dict(bounds)}, None if self._owes_floor else applied_seq)
+            self._debts += 1
+        self._store(bounds, None if self._owes_floor else applied_seq)
         if self.wants_note:
             self._on_due()
 
-    def _store(self, bounds: dict[bytes, int], applied_seq: int | None) -> None:
+    def _store(self, bounds: Iterable[tuple[bytes, int]], applied_seq: int | None) -> None:
         """Raise bounds in the region; what it does not take is kept in memory and tried again."""
+        wanted = {**self._missing, **dict(bounds)}
         try:
             with self._environment.change(_REGION, applied_seq=applied_seq) as txn:
-                for key, bound in bounds.items():
+                for key, bound in wanted.items():
                     THREAD_SEQ.put(txn, key, max(bound, THREAD_SEQ.get(txn, key) or 0))
             self._missing = {}
         except FluxbeeError:
-            self._unstored += len(bounds.keys() - self._missing.keys())
-            self._missing = bounds
-            if len(bounds) > _MAX_MISSING:
-                # Not each on its own any more. The region stays behind until the journal has this floor.
-                self._floor, self._owes_floor, self._missing = max(self._floor, self._top), True, {}
+            self._unstored += len(wanted) - len(self._missing)
+            self._missing = wanted
+            if len(wanted) > _MAX_MISSING:
+                # No longer each on its own. The region stays behind until the journal has this floor.
+                self._floor, self._missing = max(self._floor, self._top), {}
+                self._debts += 1
 
     # --- upkeep --------------------------------------------------------------------------------------------
+
+    @property
+    def _owes_floor(self) -> bool:
+        return self._debts > self._paid
 
     @property
     def wants_note(self) -> bool:
@@ -242,19 +284,15 @@ class ThreadLedger:
         await self._write_notes(2 * CEILING_STEP)
 
     async def _write_notes(self, ahead: int) -> None:
-        refused = self._unwritten
-        records = []
-        floor = max(self._floor, self._top) if self._noted else self._floor
-        if self._owes_floor:
-            records.append(_NUMBER.pack(_FLOOR, floor))
-        ceiling = max(self._ceiling, floor + ahead, self._top + ahead)
+        debts = self._debts
+        floor = max(self._floor, self._top)
+        records = [_NUMBER.pack(_FLOOR, floor)] if self._owes_floor else []
+        ceiling = max(self._ceiling, floor + ahead)
         records.append(_NUMBER.pack(_CEILING, ceiling))
         if not self._noted:
             records.append(_BOOT + self._boot)
         await self._durably(records)
-        self._ceiling = ceiling
-        self._noted = True
-        self._owes_floor = self._unwritten != refused
+        self._ceiling, self._noted, self._paid = ceiling, True, debts
 
     def image(self) -> tuple[int, Iterator[bytes]]:
         """Base image: sequence that it covers, and its records. Consume it before the next change."""
