@@ -51,9 +51,7 @@ def load_hive_key(state: Path) -> HiveKey:
     try:
         secret = path.read_bytes()
     except FileNotFoundError:
-        secret = X25519PrivateKey.generate().private_bytes_raw()
-        state.mkdir(parents=True, exist_ok=True)
-        durable_replace(path, secret, 0o600)
+        secret = _make(path)
     except OSError as error:
         raise storage_error(error, str(path)) from error
     if len(secret) != _SECRET_BYTES:
@@ -63,3 +61,13 @@ def load_hive_key(state: Path) -> HiveKey:
         )
     public = X25519PrivateKey.from_private_bytes(secret).public_key()
     return HiveKey(public.public_bytes(Encoding.Raw, PublicFormat.Raw), secret)
+
+
+def _make(path: Path) -> bytes:
+    secret = X25519PrivateKey.generate().private_bytes_raw()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, str(path.parent)) from error
+    durable_replace(path, secret, 0o600)
+    return secret
