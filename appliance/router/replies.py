@@ -11,6 +11,12 @@ from .connection import Connection
 __all__ = ["Replies", "shown_destination"]
 
 
+_encode = msgspec.json.Encoder().encode
+_META = b'},"meta":{"type":"system","msg":"%b"},"payload":{"original_dst":'
+_UNREACHABLE = _META % verbs.UNREACHABLE.encode()
+_TTL_EXCEEDED = _META % verbs.TTL_EXCEEDED.encode()
+
+
 def shown_destination(dst: str | None) -> str:
     """How ``original_dst`` names a destination: the text, or the four letters ``null`` for policy."""
     return "null" if dst is None else dst
@@ -19,11 +25,13 @@ def shown_destination(dst: str | None) -> str:
 class Replies:
     """Builds router-made bodies for the router ``uuid`` called ``name``."""
 
-    __slots__ = ("name", "uuid")
+    __slots__ = ("_head", "_last_hop", "name", "uuid")
 
     def __init__(self, uuid: str, name: str) -> None:
         self.uuid = uuid
         self.name = name
+        self._head = b'{"routing":{"src":"%b","dst":' % uuid.encode()
+        self._last_hop = b'"last_hop":"router:%b"' % uuid.encode()
 
     def announce(self, connection: Connection, hello: Message, said_uuid: str) -> bytes:
         """Answer to HELLO; uuid and src are echoed as they were written."""
@@ -40,14 +48,26 @@ class Replies:
         )
 
     def unreachable(self, to: str, trace_id: str, dst: str | None, reason: str) -> bytes:
-        """A destination that cannot be reached, and why."""
-        payload = {"original_dst": shown_destination(dst), "reason": reason}
-        return self.system(to, trace_id, verbs.UNREACHABLE, payload)
+        """A destination that cannot be reached, and why.
+
+        Written by hand: a stalled recipient makes one of these for every message, at full speed.
+        """
+        return self._error(to, trace_id, _UNREACHABLE, dst, b'"reason":' + _encode(reason))
 
     def ttl_exceeded(self, to: str, trace_id: str, dst: str | None) -> bytes:
         """The hop budget is used up here."""
-        payload = {"original_dst": shown_destination(dst), "last_hop": f"router:{self.uuid}"}
-        return self.system(to, trace_id, verbs.TTL_EXCEEDED, payload)
+        return self._error(to, trace_id, _TTL_EXCEEDED, dst, self._last_hop)
+
+    def _error(self, to: str, trace_id: str, meta: bytes, dst: str | None, last: bytes) -> bytes:
+        shown = _encode(shown_destination(dst))
+        return b'%b%b,"ttl":16,"trace_id":%b%b%b,%b}}' % (
+            self._head,
+            _encode(to),
+            _encode(trace_id),
+            meta,
+            shown,
+            last,
+        )
 
     def system(
         self, to: str, trace_id: str, verb: str, payload: object, ttl: int = verbs.DEFAULT_TTL
