@@ -13,6 +13,7 @@ from appliance.wire.errors import Conflict, Invalid, NotFound
 from appliance.wire.routes import Route, VpnRule, parse_routes, parse_vpns
 
 __all__ = [
+    "MAX_VERSION",
     "MUTATING",
     "RouteBook",
     "RouteLimits",
@@ -22,6 +23,9 @@ __all__ = [
     "delete_vpn",
     "replace",
 ]
+
+MAX_VERSION = 2**63 - 1
+"""Every JSON, YAML and CBOR library agrees up to here."""
 
 MUTATING = frozenset({"add_route", "add_vpn", "delete_route", "delete_vpn"})
 """Admin actions that change the document."""
@@ -48,6 +52,13 @@ class RouteBook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _next(book: RouteBook, limits: RouteLimits, now_ms: int, **lists: object) -> RouteBook:
+    if book.version >= MAX_VERSION:
+        raise Conflict(
+            f"version {book.version} has no successor",
+            code="VERSION_MISMATCH",
+            field="version",
+            remedy="Set a smaller version in sy-config-routes.yaml, remove the journal, and restart.",
+        )
     fresh = msgspec.structs.replace(book, version=book.version + 1, updated_at_ms=now_ms, **lists)
     for field, count, most in (
         ("routes", len(fresh.routes), limits.routes),
@@ -118,9 +129,11 @@ def replace(
         ``book`` itself when the lists would not change.
 
     Raises:
-        Invalid: an entry is wrong.
+        Invalid: an entry is wrong, or ``version`` is above ``MAX_VERSION``.
         Conflict: ``VERSION_MISMATCH``; ``version`` is not above the one in force.
     """
+    if version > MAX_VERSION:
+        raise Invalid(f"version: {version} is above {MAX_VERSION}", field="version")
     lists: dict[str, object] = {}
     if routes is not None:
         lists["routes"] = parse_routes(routes)

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from appliance.wire import verbs
-from appliance.wire.envelope import Message, Meta, build_message, system_message
+from appliance.wire.envelope import Json, Message, Meta, build_message, encode_message, system_message
 from appliance.wire.errors import Conflict, FluxbeeError, Invalid, NotFound, Refused
+from appliance.wire.frames import MAX_FRAME_BYTES
 from appliance.wire.names import full_name, glob_matcher, is_system_name
 from appliance.wire.nodeconfig import (
     APPLY_MODE_REPLACE,
@@ -32,6 +33,8 @@ __all__ = ["Outcome", "RoutesDesk"]
 
 _SUBSYSTEMS = {"routes": "routes", "vpn": "vpns", "vpns": "vpns"}
 _LISTS = {"list_routes": "routes", "list_vpns": "vpns"}
+_STAMP_BYTES = 2048
+"""What the router may add: the sender's name, in which every byte may be escaped sixfold."""
 
 
 class Outcome(NamedTuple):
@@ -78,17 +81,29 @@ class RoutesDesk:
         """Whether the node called ``name`` (as stamped by the router) may change routes."""
         return name is not None and (is_system_name(name) or any(fits(name) for fits in self._admins))
 
-    def not_stored(self, message: Message, *, src: str, error: FluxbeeError) -> Message:
-        """The answer when a decided change could not be stored (``PERSIST_FAILED``); nothing changed."""
-        failed = Conflict(error.message, code="PERSIST_FAILED")
+    def not_done(
+        self, message: Message, book: RouteBook, *, src: str, error: FluxbeeError, stored: bool
+    ) -> Message:
+        """The answer when a decided change failed.
+
+        Args:
+            message: the request.
+            book: what is in force, or will be.
+            src: uuid of the service.
+            error: what failed.
+            stored: False: nothing changed (``PERSIST_FAILED``). True: ``book`` is the change, it is in the
+                journal, and it takes effect as soon as the region can be written (``APPLY_FAILED``).
+        """
+        text = error.message
+        if stored:
+            text = f"stored as version {book.version}, which takes effect when this is mended: {text}"
+        failed = Conflict(text, code="APPLY_FAILED" if stored else "PERSIST_FAILED")
         if message.meta.type == verbs.ADMIN:
             return _admin_answer(message, src, message.meta.action or "", error=failed)
         if message.meta.msg == verbs.CONFIG_CHANGED:
             subsystem = parse_config_changed(message).subsystem
-            return self._acknowledge(message, src, subsystem, 0, failed, failed.code)
-        fault = ConfigFault(code=failed.code, detail=failed.message)
-        response = ConfigResponse(ok=False, node_name=self.node_name, state="error", error=fault)
-        return build_config_response(message, response, src=src)
+            return self._acknowledge(message, src, subsystem, book.version, failed, failed.code)
+        return build_config_response(message, self._refused(failed, True, book), src=src)
 
     # --- admin actions ---------------------------------------------------------------------------------
 
@@ -99,7 +114,10 @@ class RoutesDesk:
         except FluxbeeError as error:
             return Outcome(_admin_answer(message, src, action, error=error))
         shown = {"config_version": (fresh or book).version, **payload}
-        return Outcome(_admin_answer(message, src, action, payload=shown), fresh)
+        answer = _admin_answer(message, src, action, payload=shown)
+        if not _travels(answer):
+            answer = _admin_answer(message, src, action, error=_too_large(action))
+        return Outcome(answer, fresh)
 
     def _act(
         self, action: str, message: Message, book: RouteBook, now_ms: int
@@ -194,7 +212,10 @@ class RoutesDesk:
         except FluxbeeError as error:
             response = self._refused(error, setting, book)
             fresh = None
-        return Outcome(build_config_response(message, response, src=src), None if fresh is book else fresh)
+        answer = build_config_response(message, response, src=src)
+        if not _travels(answer):
+            answer = build_config_response(message, self._in_force(fresh or book, shown=False), src=src)
+        return Outcome(answer, None if fresh is book else fresh)
 
     def _set(self, request: ConfigSet, message: Message, book: RouteBook, now_ms: int) -> RouteBook:
         if not self.may_change(message.source_l2_name):
@@ -217,15 +238,19 @@ class RoutesDesk:
             now_ms=now_ms,
         )
 
-    def _in_force(self, book: RouteBook) -> ConfigResponse:
+    def _in_force(self, book: RouteBook, *, shown: bool = True) -> ConfigResponse:
+        """What is in force; the lists are left out when they do not fit into a frame."""
         lists = {"routes": msgspec.to_builtins(book.routes), "vpns": msgspec.to_builtins(book.vpns)}
+        notes: list[Json] = ["config_version 0 means one more than now"]
+        if not shown:
+            notes.append("effective_config is too large for a message: ask list_routes and list_vpns")
         return ConfigResponse(
             ok=True,
             node_name=self.node_name,
             state="configured" if book.routes or book.vpns else "empty",
             schema_version=1,
             config_version=book.version,
-            effective_config=lists,
+            effective_config=lists if shown else None,
             contract={
                 "supports": [verbs.CONFIG_GET, verbs.CONFIG_SET],
                 "target": verbs.NODE_CONTROL_TARGET,
@@ -236,7 +261,7 @@ class RoutesDesk:
                 "optional_fields": ["routes", "vpns"],
                 "secrets": [],
                 "examples": [],
-                "notes": ["config_version 0 means one more than now"],
+                "notes": notes,
             },
         )
 
@@ -252,6 +277,19 @@ class RoutesDesk:
             config_version=book.version,
             error=ConfigFault(code=code, detail=error.message),
         )
+
+
+def _travels(answer: Message) -> bool:
+    """Whether ``answer`` fits into a frame, also after the router stamped it."""
+    return len(encode_message(answer)) <= MAX_FRAME_BYTES - _STAMP_BYTES
+
+
+def _too_large(action: str) -> FluxbeeError:
+    return Conflict(
+        f"the answer to {action} does not fit into a message of {MAX_FRAME_BYTES} bytes;"
+        " sy-config-routes.yaml has the whole document",
+        code="RESPONSE_TOO_LARGE",
+    )
 
 
 def _admin_answer(

@@ -15,9 +15,14 @@ from appliance.store.files import durable_replace, storage_error
 from appliance.wire.errors import Invalid, Misconfigured
 from appliance.wire.routes import parse_routes, parse_vpns
 
-from .book import RouteBook
+from .book import MAX_VERSION, RouteBook
 
 __all__ = ["edited", "read_document", "write_document"]
+
+_MAX_BYTES = 4 << 20
+_MAX_STAMP_DIGITS = 18
+_NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""PyYAML's own errors, and what its constructors let through for tags such as ``!!timestamp x``."""
 
 
 def read_document(path: Path) -> RouteBook | None:
@@ -28,29 +33,41 @@ def read_document(path: Path) -> RouteBook | None:
         Unavailable: it cannot be read.
     """
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise storage_error(error, str(path)) from error
+    if len(text) > _MAX_BYTES:
+        raise _wrong(f"{path}: more than {_MAX_BYTES} bytes are no route document")
     try:
-        value = yaml.safe_load(text)
-        if not isinstance(value, dict):
-            raise Misconfigured(f"{path}: expected version, updated_at, routes and vpns")
-        version = value.get("version", 1)
-        if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version < 2**64:
-            raise Misconfigured(f"{path}: version: expected a whole number from 1")
-        stamp = str(value.get("updated_at", "0"))
-        return RouteBook(
-            version=version,
-            updated_at_ms=int(stamp) if stamp.isdecimal() else 0,
-            routes=parse_routes(value.get("routes") or []),
-            vpns=parse_vpns(value.get("vpns") or []),
-        )
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"{path}: not YAML: {error}") from error
+        return _book(yaml.safe_load(text))
     except Invalid as error:
-        raise Misconfigured(f"{path}: {error}") from error
+        raise _wrong(f"{path}: {error}") from error
+    except _NOT_YAML as error:
+        raise _wrong(f"{path}: not YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _wrong(message: str) -> Misconfigured:
+    return Misconfigured(
+        message, remedy="Correct the file, or remove it: it is written again from what is in force."
+    )
+
+
+def _book(value: object) -> RouteBook:
+    if not isinstance(value, dict):
+        raise Invalid("expected version, updated_at, routes and vpns")
+    version = value.get("version", 1)
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= MAX_VERSION:
+        raise Invalid(f"version: expected a whole number from 1 to {MAX_VERSION}", field="version")
+    stamp = str(value.get("updated_at", "0"))
+    return RouteBook(
+        version=version,
+        updated_at_ms=int(stamp) if stamp.isdecimal() and len(stamp) <= _MAX_STAMP_DIGITS else 0,
+        routes=parse_routes(value.get("routes") or []),
+        vpns=parse_vpns(value.get("vpns") or []),
+    )
 
 
 def write_document(path: Path, book: RouteBook) -> None:
@@ -65,7 +82,10 @@ def write_document(path: Path, book: RouteBook) -> None:
         "routes": [_short(route) for route in book.routes],
         "vpns": [_short(rule) for rule in book.vpns],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, str(path.parent)) from error
     durable_replace(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode(), 0o644)
 
 

@@ -1,7 +1,8 @@
 """SY.config.routes: the document in a journal, its view in region ``config``, its messages.
 
 A change is answered when journal *and* region have it (``design.md §2``). Messages are handled one after the
-other, so versions follow each other; a change that cannot be stored is refused and nothing moves.
+other, so versions follow each other. A change that the journal refuses is refused and nothing moves; one that
+only the region refuses is stored, is answered ``APPLY_FAILED``, and takes effect when the region lets it.
 """
 
 from __future__ import annotations
@@ -19,33 +20,36 @@ from appliance.sdk import Node
 from appliance.store.generations import GenerationPage
 from appliance.store.journal import Journal
 from appliance.store.journal_types import Gap, JournalSpec
-from appliance.store.layouts import CFG_META, CFG_ROUTE, CFG_VPN, CONFIG, ConfigMeta
 from appliance.store.published import Publisher
-from appliance.store.region import Environment
 from appliance.store.region_admit import EnvironmentSpec
 from appliance.store.replay import replay
 from appliance.system.log import get_logger
 from appliance.system.paths import Paths
-from appliance.wire.errors import Damaged, FluxbeeError
+from appliance.wire.envelope import Message
+from appliance.wire.errors import Conflict, Damaged, FluxbeeError
 from appliance.wire.names import full_name
 
 from ..health import JournalState
 from .book import RouteBook, RouteLimits
 from .desk import RoutesDesk
 from .document import edited, read_document, write_document
+from .region import ConfigRegion
 
 __all__ = ["RouteService"]
 
 _JOURNAL: Final = "config.routes"
-_MAINTAIN_S: Final = 60.0
 _BASE_EVERY: Final = 64
 """A base image is written after so many changes; each record is a whole document."""
+
+_FIRST_MAINTENANCE_S: Final = 5.0
+_MAINTENANCE_S: Final = 60.0
+_RETRY_S: Final = 2.0
 
 log = get_logger("config_routes")
 
 
 class RouteService:
-    """Run :meth:`serve` with its node inside :meth:`opened`.
+    """Run :meth:`serve` with its node, :meth:`publish` and :meth:`upkeep` inside :meth:`opened`.
 
     Args:
         hive: hive id.
@@ -66,13 +70,15 @@ class RouteService:
         admin_nodes: tuple[str, ...],
         environment: EnvironmentSpec,
     ) -> None:
-        self._hive = hive
         self._paths = paths
-        self._page = page
-        self._limits = limits
-        self._spec = environment
+        self._published = paths.published / f"{environment.name}.mdb"
+        self._region = ConfigRegion(hive, environment, paths.regions_disk, page)
         self._desk = RoutesDesk(hive, full_name("SY.config.routes", hive), limits, admin_nodes)
         self.book = RouteBook()
+        self._sequence = 0  # of the record that holds ``book``; 0 while none does
+        self._wanted: RouteBook | None = None  # the file's, until the journal takes it
+        self._lock = trio.Lock()  # messages and upkeep both bring journal and region up to date
+        self._trouble = trio.Event()
 
     @property
     def _document(self) -> Path:
@@ -84,33 +90,44 @@ class RouteService:
     async def opened(self) -> AsyncIterator[Self]:
         """Open journal and region and find the document in force; both are closed at the end.
 
+        A medium that takes no writes is no error: what is stored is in force, and changes are refused.
+
         Raises:
             Conflict: another process has them open.
-            Damaged, Unavailable: the journal cannot be read, or the first version not be stored.
+            Damaged, Unavailable: the journal cannot be read.
         """
         directory = self._paths.journals / _JOURNAL
         spec = JournalSpec(name=_JOURNAL, kind="state", durability="durable", segment_bytes=1 << 20)
         async with await Journal.opened(directory, spec) as self._journal:
-            self._environment = Environment(self._spec, self._paths.regions_disk, (CONFIG,), page=self._page)
-            with self._environment:
+            try:
                 await self._restore()
                 yield self
+            finally:
+                self._region.close()
 
     async def _restore(self) -> None:
         """Find the document in force: the journal's, unless somebody edited the file since."""
         stored = await self._last_record()
         found = self._read_file()
         if stored is not None:
-            self.book = stored
-            self._project(self._journal.last_seq)
+            self.book, self._sequence = stored, self._journal.last_seq
         if stored is None:
-            await self._commit(found or RouteBook(updated_at_ms=_now_ms()))
+            self._wanted = found or RouteBook(updated_at_ms=_now_ms())
         elif found is not None and edited(found, stored):
             version = max(found.version, stored.version + 1)
             log.info("document_edited_by_hand", version=version)
-            await self._commit(msgspec.structs.replace(found, version=version, updated_at_ms=_now_ms()))
+            self._wanted = msgspec.structs.replace(found, version=version, updated_at_ms=_now_ms())
         elif self._file_readable and (found is None or found.version != stored.version):
             self._write_file(stored)
+        try:
+            await self._catch_up()
+        except Conflict:
+            raise
+        except FluxbeeError as error:
+            log.error(
+                "document_not_in_force", code="DOCUMENT_NOT_IN_FORCE", error=str(error), remedy=error.remedy
+            )
+            self._trouble.set()
 
     async def _last_record(self) -> RouteBook | None:
         last: bytes | None = None
@@ -141,34 +158,31 @@ class RouteService:
     # --- changing --------------------------------------------------------------------------------------
 
     async def _commit(self, book: RouteBook) -> None:
-        """Journal, then region, then the operator's file; a failure of the file is only logged."""
-        sequence = await self._journal.append(msgspec.json.encode(book))
-        self.book = book
-        self._project(sequence)
+        """Journal, then region, then the operator's file; a failure of the file is only logged.
+
+        Raises:
+            FluxbeeError: not stored, or (``self.book is book``) stored and not in the region.
+        """
+        self._sequence = await self._journal.append(msgspec.json.encode(book))
+        self.book, self._wanted = book, None
         if self._file_readable or not self._document.exists():
             self._write_file(book)
-        if sequence % _BASE_EVERY == 0:
-            await self._journal.write_base(sequence, [msgspec.json.encode(book)])
+        self._region.show(book, self._sequence)
+        if self._sequence % _BASE_EVERY == 0:
+            await self._write_base(book)
 
-    def _project(self, sequence: int) -> None:
-        """Make the region a view of ``book``; skipped when it is one already."""
-        environment = self._environment
-        rebuilding = "config" in environment.opened.rebuild and not environment.ready("config")
-        if not rebuilding and environment.applied_seq("config") == sequence:
-            return
-        if rebuilding:
-            environment.reset("config")
-        book = self.book
-        with environment.change("config", applied_seq=None if rebuilding else sequence, urgent=True) as txn:
-            for table in (CFG_META, CFG_ROUTE, CFG_VPN):
-                table.clear(txn)
-            CFG_META.put(txn, "v", ConfigMeta(book.version, book.updated_at_ms, self._hive))
-            for index, route in enumerate(book.routes):
-                CFG_ROUTE.put(txn, index, route)
-            for index, rule in enumerate(book.vpns):
-                CFG_VPN.put(txn, index, rule)
-        if rebuilding:
-            environment.finish_rebuild("config", applied_seq=sequence)
+    async def _catch_up(self) -> None:
+        """Store what waits for the journal, show what waits for the region; errors as :meth:`_commit`."""
+        if self._wanted is not None:
+            await self._commit(self._wanted)
+        else:
+            self._region.show(self.book, self._sequence)
+
+    async def _write_base(self, book: RouteBook) -> None:
+        try:
+            await self._journal.write_base(self._sequence, [msgspec.json.encode(book)])
+        except FluxbeeError as error:
+            log.warning("base_image_not_written", code="BASE_IMAGE_NOT_WRITTEN", error=str(error))
 
     def _write_file(self, book: RouteBook) -> None:
         try:
@@ -184,32 +198,72 @@ class RouteService:
     async def serve(self, node: Node) -> None:
         """Answer messages until the node is closed."""
         async for message in node.receiver:
-            outcome = self._desk.handle(message, self.book, src=node.uuid, now_ms=_now_ms())
-            answer = outcome.answer
-            if outcome.book is not None:
-                try:
-                    await self._commit(outcome.book)
-                    log.info("document_changed", version=outcome.book.version, by=message.source_l2_name)
-                except FluxbeeError as error:
-                    log.error("document_not_stored", code="DOCUMENT_NOT_STORED", error=str(error))
-                    answer = self._desk.not_stored(message, src=node.uuid, error=error)
+            async with self._lock:
+                answer = await self._decide(message, node.uuid)
             if answer is not None and message.routing.src:
-                await node.send(answer)
+                try:
+                    await node.send(answer)
+                except FluxbeeError as error:
+                    log.warning(
+                        "answer_not_sent", code="ANSWER_NOT_SENT", to=message.source_l2_name, error=str(error)
+                    )
+
+    async def _decide(self, message: Message, src: str) -> Message | None:
+        if self.is_behind:
+            await self._try_to_catch_up()
+        outcome = self._desk.handle(message, self.book, src=src, now_ms=_now_ms())
+        if outcome.book is None:
+            return outcome.answer
+        try:
+            await self._commit(outcome.book)
+        except FluxbeeError as error:
+            stored = self.book is outcome.book
+            log.error("document_not_stored", code="DOCUMENT_NOT_STORED", error=str(error), in_journal=stored)
+            self._trouble.set()
+            return self._desk.not_done(message, self.book, src=src, error=error, stored=stored)
+        log.info("document_changed", version=outcome.book.version, by=message.source_l2_name)
+        return outcome.answer
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether journal or region still owe something."""
+        return self._wanted is not None or self._region.failure is not None
+
+    async def _try_to_catch_up(self) -> bool:
+        try:
+            await self._catch_up()
+        except FluxbeeError:
+            return False  # health says why
+        log.info("document_in_force", version=self.book.version)
+        return True
 
     async def upkeep(self) -> None:
-        """Until cancelled: publish the copy that nodes and tools read, keep the environment in order."""
-        publisher = Publisher(self._environment, self._paths.published / f"{self._spec.name}.mdb")
-        self._environment.on_change(publisher.notify)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(publisher.run)
-            while True:
-                self._environment.maintain()
-                await trio.sleep(_MAINTAIN_S)
+        """Bring up what a refusing medium left behind as soon as it takes writes, until cancelled."""
+        patience_s = _FIRST_MAINTENANCE_S
+        while True:
+            with trio.move_on_after(patience_s):
+                await self._trouble.wait()
+            self._trouble = trio.Event()
+            while self.is_behind:
+                async with self._lock:
+                    done = await self._try_to_catch_up()
+                await trio.sleep(0 if done else _RETRY_S)
+            self._region.maintain()
+            patience_s = _MAINTENANCE_S
+
+    async def publish(self) -> None:
+        """Keep the copy that nodes and tools read up to date, until cancelled."""
+        publisher = Publisher(self._region, self._published)
+        self._region.on_change(publisher.notify)
+        await publisher.run()
 
     def journals(self) -> Sequence[JournalState]:
-        """For the health report."""
+        """For the health report: the journal, and the region when it is behind."""
         statistics = self._journal.statistics()
-        return (JournalState(f"journal {statistics.name}", statistics.failure),)
+        states = [JournalState(f"journal {statistics.name}", statistics.failure)]
+        if self._region.failure is not None:
+            states.append(JournalState("region config", self._region.failure))
+        return states
 
 
 def _now_ms() -> int:
