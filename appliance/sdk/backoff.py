@@ -22,11 +22,13 @@ class Backoff:
 
     Args:
         chance: source of jitter, for tests; a value in ``[0, 1)`` per call.
+        cap_s: longest wait.
     """
 
-    __slots__ = ("_chance", "_next_s")
+    __slots__ = ("_cap_s", "_chance", "_next_s")
 
-    def __init__(self, chance: random.Random | None = None) -> None:
+    def __init__(self, chance: random.Random | None = None, *, cap_s: float = CAP_S) -> None:
+        self._cap_s = cap_s
         self._chance = chance or random.Random()  # noqa: S311 - spreads reconnects, guards nothing
         self._next_s = 0.0
 
@@ -38,5 +40,5 @@ class Backoff:
     def next_wait_s(self) -> float:
         """Seconds to wait before the attempt that follows; each call moves on in the row."""
         wait_s = self._next_s
-        self._next_s = min(max(wait_s * 2, FIRST_S), CAP_S)
+        self._next_s = min(max(wait_s * 2, FIRST_S), self._cap_s)
         return wait_s * (0.5 + self._chance.random() / 2)

@@ -21,6 +21,7 @@ from appliance.wire.errors import Damaged, Invalid, Unreachable
 from appliance.wire.ids import NodeUuid, canonical_uuid, new_uuid
 from appliance.wire.names import base_name, fnv1a64
 
+from .backoff import CAP_S
 from .managed import LAUNCH_TOKEN_ENV
 from .transport import Transport
 
@@ -51,6 +52,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
         uuid: this very uuid, instead of a file or a fresh one.
         blob_root: root of the blob store; default ``paths.blob``.
         handshake_timeout_s: from connecting to ANNOUNCE.
+        reconnect_cap_s: longest wait between two attempts to reconnect.
         outbound_limit: messages queued to be sent; a sender waits when it is reached.
         outbound_limit_bytes: the same in bytes.
         outbound_deadline_s: how long a queued message may wait for a connection before it is dropped.
@@ -72,6 +74,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str | None = None
     blob_root: Path | None = None
     handshake_timeout_s: float = 5.0
+    reconnect_cap_s: float = CAP_S
     outbound_limit: int = 256
     outbound_limit_bytes: int = 4 * 1024 * 1024
     outbound_deadline_s: float = 60.0

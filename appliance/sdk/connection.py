@@ -77,7 +77,7 @@ class Connection:
 
     async def run(self) -> None:
         """Serve the open connection, and each that follows it, until closed or cancelled."""
-        backoff = Backoff()
+        backoff = Backoff(cap_s=self.config.reconnect_cap_s)
         while True:
             if self._session is not None:
                 began = anyio.current_time()

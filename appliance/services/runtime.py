@@ -23,6 +23,7 @@ Serve = Callable[[Node], Awaitable[None]]
 
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 1.0
+"""The hive is not itself again before its services are: a router that fell often must not be waited out."""
 
 log = get_logger("services")
 
@@ -43,7 +44,14 @@ async def run_service(
         dial: makes a connection to the router over the planes' own way.
         paths: where uuids and blobs lie.
     """
-    config = NodeConfig(name=name, paths=paths, dial=dial, uuid_mode=UuidMode.PERSISTENT, answer_echo=True)
+    config = NodeConfig(
+        name=name,
+        paths=paths,
+        dial=dial,
+        uuid_mode=UuidMode.PERSISTENT,
+        reconnect_cap_s=_LONGEST_WAIT_S,
+        answer_echo=True,
+    )
     wait_s = _FIRST_WAIT_S
     noted = False
     while True:

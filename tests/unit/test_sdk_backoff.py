@@ -37,3 +37,7 @@ def test_a_connection_that_is_closed_at_once_does_not() -> None:
     assert row(backoff, 3) == [0, 0.1, 0.2]
     backoff.lost(PROVEN_S / 2)
     assert row(backoff, 2) == [0.4, 0.8]
+
+
+def test_the_cap_may_be_lower() -> None:
+    assert row(Backoff(Top(), cap_s=0.5), 6) == [0, 0.1, 0.2, 0.4, 0.5, 0.5]
