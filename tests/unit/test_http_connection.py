@@ -62,6 +62,7 @@ def connection(stream: trio.SocketStream, app: object, counters: Counters) -> Co
 @trio_test
 async def test_a_defect_above_is_contained_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "_failures", Repeated())  # others have failed before
+
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a gate that leaks")
 
