@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ from appliance.services.config_routes import RouteLimits, RouteService
 from appliance.services.health import HealthService, PlaneState
 from appliance.services.runtime import run_service
 from appliance.settings import Configuration, Settings
+from appliance.store.files import storage_error
 from appliance.store.generations import GenerationPage
 from appliance.store.region_admit import CONTROL, LIVE
 from appliance.system import log as logs
@@ -48,6 +50,9 @@ SWITCH_INTERVAL_S: Final = 0.0005
 BEAT_EVERY_S: Final = 10.0
 BEAT_VALID_S: Final = 60.0
 """A plane whose loop gave no sign of life for so long is killed and started again by the keeper."""
+
+SPARE_DESCRIPTORS: Final = 1024
+"""Open files of a plane besides its nodes: journals, regions, doors and whoever waits to say HELLO."""
 
 TOGETHER_BELOW_BYTES: Final = 512 << 20
 """``planes: auto`` runs one process on a box with less memory than this, or one core."""
@@ -168,6 +173,7 @@ async def control_plane(
 
     async with routes.opened(), trio.open_nursery() as nursery:
         nursery.start_soon(routes.upkeep)
+        nursery.start_soon(routes.publish)
         door = DoorConfig(
             name="admin",
             listen=settings.admin.listen,
@@ -207,6 +213,7 @@ def _in_plane(body: Callable[[TrioPlane, GenerationPage], Awaitable[None]], hive
 
     def main(context: PlaneContext) -> int:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        _allow_descriptors(hive.settings.limits.nodes)
         gc.freeze()
         try:
             trio.run(_live, body, hive, context)
@@ -222,6 +229,21 @@ def _in_plane(body: Callable[[TrioPlane, GenerationPage], Awaitable[None]], hive
         return EX_CLEAN
 
     return main
+
+
+def _allow_descriptors(nodes: int) -> None:
+    """Raise the soft limit of open files to what so many nodes need, as far as the hard one lets us.
+
+    Service managers give 1024, which is less than the nodes that a hive may have. Only planes do this: the
+    keeper's other children keep the low limit that programs with ``select`` rely on.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = nodes + SPARE_DESCRIPTORS
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < wanted:
+        log.warning("descriptors_short", code="DESCRIPTORS_SHORT", limit=soft, wanted=wanted)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -358,7 +380,10 @@ def run(configuration: Configuration, *, ready: Callable[[Hive, str], None] | No
     mode = plane_mode(settings, cores=len(os.sched_getaffinity(0)), memory_bytes=pages)
     names = (TOGETHER_PLANE,) if mode == "together" else ("data", "control", "world")
     bodies = _plane_bodies(hive)
-    hive.paths.run.mkdir(parents=True, exist_ok=True)
+    try:
+        hive.paths.run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, str(hive.paths.run)) from error
     if ready is not None:
         ready(hive, mode)
     keeper = Keeper({name: _in_plane(bodies[name], hive) for name in names}, run_directory=hive.paths.run)
