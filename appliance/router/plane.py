@@ -211,6 +211,7 @@ class DataPlane:
         )
         self._socket_path = listener.getsockname()
         self.shell = Shell(self.engine, listener, before_write=self._after_turn)
+        closing.callback(self.shell.close)  # a stop may come before the shell runs
         self._watch_generations(closing)
         self._load_configuration()
 

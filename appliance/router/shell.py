@@ -103,7 +103,7 @@ class Shell:
                 await self._wait()
                 self.turn()
         finally:
-            self._shut()
+            self.close()
 
     async def _wait(self) -> None:
         if self.engine.resumed or self.engine.dirty:
@@ -272,7 +272,8 @@ class Shell:
             del self._links[link.fd]
             link.sock.close()
 
-    def _shut(self) -> None:
+    def close(self) -> None:
+        """Close every socket, the listening one too; :meth:`run` does it at its end. Once is enough."""
         self._epoll.close()
         for link in self._links.values():
             link.sock.close()

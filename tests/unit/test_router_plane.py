@@ -368,6 +368,27 @@ async def test_a_stop_in_the_middle_of_starting_leaves_nothing_behind(paths, pag
 
 
 @on_trio
+async def test_a_stop_before_the_shell_runs_closes_the_listening_socket(paths, page, monkeypatch):
+    configure(paths, page)
+
+    async def begin(ledger):
+        await trio.sleep_forever()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plane_module.ThreadLedger, "begin", begin)
+        plane = plane_of(paths, page)
+        with trio.move_on_after(5) as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(plane.run)
+                while not hasattr(plane, "shell"):  # noqa: ASYNC110 - it says nothing before it has started
+                    await trio.sleep(0.005)
+                nursery.cancel_scope.cancel()
+        assert not scope.cancelled_caught
+    async with running(plane_of(paths, page)):
+        pass  # nobody serves on its socket
+
+
+@on_trio
 async def test_the_socket_has_the_rights_of_the_settings(paths, page):
     async with running(plane_of(paths, page, socket_mode=0o600, socket_group="no-such-group")) as plane:
         assert stat.S_IMODE(os.stat(socket_of(plane)).st_mode) == 0o600

@@ -336,7 +336,7 @@ class Scene:
                 pass
 
     def close(self) -> None:
-        self.it.shell._shut()
+        self.it.shell.close()
         for sock in self.socks:
             sock.close()
 
