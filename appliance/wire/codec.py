@@ -15,11 +15,12 @@ read something from it that the router did not check. Sans-IO; holds one scratch
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from .actions import ActionClass, ActionResult
 from .depth import MAX_DEPTH, depth_exceeds
 from .envelope import CtxTurn
 from .objects import ObjectSyntaxError, scan_object
@@ -42,18 +43,6 @@ __all__ = [
     "stamp_meta",
 ]
 
-ActionClass = Literal[
-    "send_message",
-    "read",
-    "write",
-    "system_config",
-    "topology_change",
-    "external_action",
-    "identity_change",
-    "workflow_step",
-    "node_lifecycle",
-]
-ActionResult = Literal["blocked", "applied", "failed"]
 _U64_MAX: Final = 2**64 - 1
 _U64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec cannot state the upper bound; the loose way checks it
 
