@@ -323,6 +323,7 @@ class RouterMachine(RuleBasedStateMachine):
             outbox = client.node.connection.outbox
             assert 0 <= outbox.queued_frames <= LIMITS.frames
             assert 0 <= outbox.queued_bytes <= LIMITS.size_bytes
+            assert not outbox.empty or (outbox.queued_frames, outbox.queued_bytes) == (0, 0)
             assert outbox._control_bytes <= LIMITS.control_bytes
             assert len(client.node.connection.rest) < 20_000
         paused = {client.node.connection for client in self.clients if client.node.connection.blocked}

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from appliance.router.broadcast import DEDUP_WINDOW_S, Dedup, recipients
 from appliance.router.outbox import Limits
-from tests.router_kit import Node, Rig, numbered_uuid
+from appliance.wire.frames import MAX_FRAME_BYTES
+from tests.router_kit import Node, Rig, frame_bytes, message, numbered_uuid
 
 ALL = ["AI.a", "AI.b", "AI.c", "SY.timer"]
 
@@ -197,6 +198,17 @@ def test_who_is_above_half_and_drains_gets_it_and_the_sender_waits() -> None:
         assert len(nodes[name].read()) == 5
     assert not nodes["AI.a"].connection.blocked
     assert rig.counts["sender_paused"] == 1
+
+
+def test_a_broadcast_of_the_largest_size_arrives() -> None:
+    rig, nodes = hive()
+    bare = len(frame_bytes(message(nodes["AI.a"].uuid, "broadcast", trace=numbered_uuid(40), payload="")))
+    grown = len(',"src_l2_name":"AI.a@north""action_class":"send_message",')
+    for more, number in ((1, 40), (0, 41)):
+        payload = "x" * (MAX_FRAME_BYTES - bare - grown + more)
+        nodes["AI.a"].send("broadcast", trace=numbered_uuid(number), payload=payload)
+    assert [len(body) for body in nodes["AI.c"].read_bytes()] == [MAX_FRAME_BYTES]
+    assert rig.counts["oversize_out"] == 1
 
 
 def test_a_broadcast_that_grew_over_the_limit_reaches_nobody_and_is_counted() -> None:

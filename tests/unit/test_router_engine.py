@@ -606,6 +606,13 @@ def test_an_error_message_is_never_answered_with_an_error(verb: str, dst: str | 
     assert sum(rig.counts.values()) == 1
 
 
+@pytest.mark.parametrize("verb", ["UNREACHABLE", "TTL_EXCEEDED"])
+def test_only_a_system_message_is_an_error_message(verb: str) -> None:
+    _, a, _ = pair()
+    a.send("AI.nobody@north", type="user", msg=verb)
+    assert a.read_one()["payload"]["reason"] == "NODE_NOT_FOUND"
+
+
 @pytest.mark.parametrize("dst", [ROUTER_UUID, ROUTER_UUID.upper(), f"{{{ROUTER_UUID}}}", ROUTER_NAME])
 def test_mail_to_the_router_is_swallowed_and_counted(dst: str) -> None:
     rig, a, _ = pair()
@@ -675,6 +682,18 @@ def test_a_long_wildcard_is_not_remembered() -> None:
     assert len(b.read()) == 1
     assert not a.connection.routes
     assert rig.engine.fib.by_uuid
+
+
+def test_nothing_remembered_survives_a_change_of_the_tables() -> None:
+    rig, a, b = pair()
+    c = rig.connect("AI.c")
+    for dst in ("AI.b@north", "AI.c@north"):
+        a.send(dst)
+    rig.configure(vpns=[{"pattern": "AI.c", "vpn_id": 7}])
+    for dst in ("AI.b@north", "AI.c@north"):
+        a.send(dst)
+    assert (len(b.read()), len(c.read())) == (2, 1)
+    assert a.read_one()["payload"]["reason"] == "VPN_BLOCKED"
 
 
 def test_a_sender_remembers_a_bounded_number_of_destinations() -> None:
@@ -753,6 +772,19 @@ def test_a_node_that_hung_up_is_not_reached_but_is_read_to_its_end() -> None:
     assert rig.engine.changes == [("down", b.connection)]
     assert rig.counts["lost_unsent"] == 3
     assert rig.counts["hung_up"] == 1
+
+
+def test_who_hangs_up_watches_no_longer_and_a_stranger_leaves_no_trace() -> None:
+    rig, a, _ = pair()
+    watcher, stranger = rig.connect("SY.admin"), rig.accept()
+    rig.engine.taps.set(watcher.connection, "*", rig.now)
+    rig.engine.changes.clear()
+    rig.engine.hang_up(watcher.connection)
+    rig.engine.hang_up(stranger.connection)
+    assert not rig.engine.taps
+    assert rig.engine.changes == [("down", watcher.connection)]
+    a.send("AI.b@north")
+    assert watcher.connection.outbox.empty
 
 
 def test_a_standby_takes_over_from_one_that_hung_up() -> None:

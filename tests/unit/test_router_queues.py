@@ -132,6 +132,28 @@ def test_a_recipient_that_was_idle_is_not_taken_for_stalled() -> None:
     assert payloads(b) == list(range(12))
 
 
+@pytest.mark.parametrize("kind", ["fast", "general", "broadcast"])
+def test_no_way_of_queueing_takes_an_idle_recipient_for_stalled(kind: str) -> None:
+    rig = Rig(queues=SMALL)
+    a, b = crowd(rig, "ab")
+    burst(a, "AI.b@north", 1)
+    b.read()
+    rig.wait(3600)
+    rig.begin()
+    for number in range(9):
+        body = message(
+            a.uuid,
+            "broadcast" if kind == "broadcast" else "AI.b@north",
+            type="user" if kind == "fast" else "system",
+            trace=numbered_uuid(500 + number),
+        )
+        a.feed(pack(frame_bytes(body)))
+    rig.end()
+    assert a.connection.blocked
+    assert len(b.read()) == 9
+    assert (b.connection.outbox.queued_frames, b.connection.outbox.queued_bytes) == (0, 0)
+
+
 def test_a_full_queue_refuses_even_one_that_drains() -> None:
     rig = Rig(queues=Limits(frames=4))
     senders = crowd(rig, "cdefg")
