@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 import trio
 
-from appliance.store.generations import GenerationPage
+from appliance.store.generations import THREAD_TOP, GenerationPage
 from appliance.store.journal import Journal
 from appliance.store.journal_types import JournalSpec, JournalStatistics
 from appliance.store.layouts import NODES, ROUTERS, THREADS, RouterRow
@@ -165,8 +165,15 @@ class DataPlane:
         threads = JournalSpec(name=_THREADS, kind="state", durability="relaxed", segment_bytes=4 << 20)
         self._turns = await self._journal(turns, nursery, closing)
         self._threads = await self._journal(threads, nursery, closing)
-        # Asked for in every turn while it is due, so the event must be cheap to set.
-        self._ledger = ThreadLedger(self._threads, self._live, boot_id(), on_due=lambda: self._note_due.set())
+        words = self._page.words
+        self._ledger = ThreadLedger(
+            self._threads,
+            self._live,
+            boot_id(),
+            recall=partial(words.__getitem__, THREAD_TOP),
+            remember=partial(words.__setitem__, THREAD_TOP),
+            on_due=lambda: self._note_due.set(),
+        )
         await self._ledger.replay(replay(self._threads))
 
     async def _journal(self, spec: JournalSpec, nursery: trio.Nursery, closing: ExitStack) -> Journal:

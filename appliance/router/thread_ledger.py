@@ -6,7 +6,8 @@ reservation exceeds: after a cut every thread goes on above it. Numbers are skip
 Whether there was a cut is told by a record with the boot id at each start and one at each clean stop.
 
 A disk that takes no writes does not stop numbering: reservations live in the region alone until the journal
-has a *floor* above them. Only if it refuses from the very start, and power then goes, may numbers come again.
+has a *floor* above them; were both refused, a word of shared memory still tells the next process how far they
+went. Only if the disk refuses from the very start, and power then goes, may numbers come again.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class ThreadLedger:
         journal: open and running.
         environment: with region ``thread``.
         boot_id: of the kernel.
+        recall: reads a number from memory that outlives the process, but not the boot.
+        remember: writes it.
         on_due: called when :meth:`note` should not wait for the next upkeep.
     """
 
@@ -87,12 +90,16 @@ class ThreadLedger:
         environment: Environment,
         boot_id: str,
         *,
+        recall: Callable[[], int],
+        remember: Callable[[int], None],
         on_due: Callable[[], None] = lambda: None,
     ) -> None:
         self._journal = journal
         self._environment = environment
         self._boot = boot_id.encode()
         self._on_due = on_due
+        self._recall = recall
+        self._remember = remember
         self._last_boot = b""
         self._stopped = True
         self._damaged = False
@@ -137,6 +144,8 @@ class ThreadLedger:
             # Not the journal that this region was a view of: its rows count, but cannot be kept up.
             self._damaged = rebuilding = True
             self._empty_region()
+        if min(self._recall(), self._ceiling) > max(self._top, self._floor):
+            self._damaged = True  # neither journal nor region took the last reservations
         self._complete(last, rebuilding)
 
     def _rebuild(self, bounds: list[tuple[bytes, int]]) -> None:
@@ -235,6 +244,7 @@ class ThreadLedger:
     def reserve(self, bounds: Sequence[tuple[bytes, int]]) -> None:
         """Reservations into page cache and region; a failing disk is counted, not waited for."""
         self._top = max(self._top, *(bound for _, bound in bounds))
+        self._remember(self._top)
         if self._top > self._ceiling:
             self._overruns += 1
         records = [_BOUND.pack(_R, key, bound) for key, bound in bounds]

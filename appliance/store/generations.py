@@ -28,7 +28,7 @@ from appliance.wire.errors import Misconfigured, NotFound
 
 from .files import storage_error
 
-__all__ = ["PAGE_BYTES", "SLOTS", "GenerationPage", "GenerationStatistics", "slot_of"]
+__all__ = ["PAGE_BYTES", "SLOTS", "THREAD_TOP", "GenerationPage", "GenerationStatistics", "slot_of"]
 
 PAGE_BYTES = 4096
 _MAGIC = int.from_bytes(b"FXBGEN01", "big")
@@ -45,7 +45,11 @@ SLOTS = {
     "world": 8,
     "thread": 9,
 }
-"""Word of every region. Numbers are part of the file's layout: never reuse one; 10 to 511 are free."""
+"""Word of every region. Numbers are part of the file's layout: never reuse one; 11 to 511 are free."""
+
+THREAD_TOP = 10
+"""Word of the router alone: the highest thread number reserved in this boot. Its page has its memory already,
+so a full disk cannot refuse it."""
 
 
 def slot_of(region: str) -> int:

@@ -1,117 +1,26 @@
-"""Thread numbers never repeat: after kills, power cuts, rot, refusing disks and lost regions.
-
-The journal lies on a disk in memory that can lose power; the region is a real LMDB environment, in a folder
-per boot, as tmpfs would have it.
-"""
+"""Thread numbers never repeat: after kills, power cuts, rot, refusing disks and lost regions."""
 
 from __future__ import annotations
 
 import errno
 import random
-import shutil
 from collections import Counter
-from contextlib import asynccontextmanager
-from functools import wraps
-from pathlib import Path
 
 import msgspec
 import pytest
-import trio
 
 from appliance.router import thread_ledger
-from appliance.router.thread_ledger import CEILING_STEP, ThreadLedger
-from appliance.router.threads import STEP, ThreadCounters, thread_key
-from appliance.store.journal import Journal
-from appliance.store.journal_types import Gap, GapReason, JournalSpec
+from appliance.router.thread_ledger import CEILING_STEP
+from appliance.router.threads import STEP, thread_key
+from appliance.store.journal_types import Gap, GapReason
 from appliance.store.layouts import THREAD_SEQ, THREADS
 from appliance.store.region import Environment
 from appliance.store.region_admit import LIVE
 from appliance.store.replay import replay
 from appliance.system.boot import BootId
-from appliance.testing.faultdisk import CrashDisk, FaultDisk
+from appliance.testing.faultdisk import CrashDisk
 from appliance.wire.errors import Unavailable
-
-HOME = Path("/threads")
-SPEC = JournalSpec(name="threads", kind="state", durability="relaxed", segment_bytes=16 << 10)
-SMALL = msgspec.structs.replace(LIVE, map_bytes=4 << 20)
-
-
-def on_trio(test):
-    @wraps(test)
-    def run(*args, **kwargs):
-        async def bounded():
-            with trio.fail_after(30):
-                await test(*args, **kwargs)
-
-        trio.run(bounded)
-
-    return run
-
-
-class Run:
-    """One life of the ledger; what a process that died left is taken while it still runs."""
-
-    def __init__(self, box, disk, journal, environment, ledger):
-        self.box = box
-        self.disk = disk
-        self.journal = journal
-        self.environment = environment
-        self.ledger = ledger
-        self.counters = ThreadCounters(ledger, 8)
-
-    def take(self, thread, times=1):
-        """The next numbers of ``thread``, as one turn of the router."""
-        numbers = [self.counters.next(thread) for _ in range(times)]
-        self.counters.flush()
-        return numbers
-
-    def crash(self, *, power_seed=None):
-        """What the next process finds: the page cache as it is, or after a power cut what the medium held."""
-        box = self.box
-        shutil.rmtree(box.tmpfs / "next", ignore_errors=True)
-        if power_seed is None:
-            shutil.copytree(box.tmpfs / "live", box.tmpfs / "next")
-            box.next_disk = self.disk.after_kill()
-        else:
-            box.boot += 1
-            box.next_disk = self.disk.after_power_cut(power_seed)
-
-
-class Box:
-    """A hive's ledger over many starts."""
-
-    def __init__(self, tmpfs):
-        self.tmpfs = tmpfs
-        self.disk = CrashDisk()
-        self.next_disk = None
-        self.boot = 1
-        self.fault = None
-
-    def reboot(self):
-        """An orderly one: the disk stays, tmpfs does not."""
-        self.boot += 1
-        shutil.rmtree(self.tmpfs / "live", ignore_errors=True)
-
-    @asynccontextmanager
-    async def running(self, *, spec=SMALL, stop=True, fault=None):
-        disk = FaultDisk(self.disk, **fault) if fault else self.disk
-        journal = Journal.open(HOME, SPEC, disk=disk, inline=True)
-        boot = BootId(f"boot-{self.boot}")
-        async with journal:
-            with Environment(spec, self.tmpfs / "live", (THREADS,), boot=boot) as environment:
-                ledger = ThreadLedger(journal, environment, boot)
-                await ledger.replay(replay(journal))
-                await ledger.begin()
-                run = Run(self, self.disk, journal, environment, ledger)
-                run.fault = disk
-                yield run
-                if stop:
-                    await ledger.end()
-        if self.next_disk is not None:
-            self.disk, self.next_disk = self.next_disk, None
-            shutil.rmtree(self.tmpfs / "live")
-            if (self.tmpfs / "next").exists():
-                (self.tmpfs / "next").rename(self.tmpfs / "live")
+from tests.fault.hive_ledger import SMALL, Box, accept, on_trio, refuse, rot
 
 
 @pytest.fixture
@@ -184,42 +93,14 @@ async def test_after_a_power_cut_known_and_unknown_threads_go_on_above_the_ceili
         assert run.take("new") == [second + 1]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("faults", [False, True])
 @on_trio
-async def test_numbers_never_repeat_whatever_happens_between_two_starts(box, seed):
-    """Turns, kills, power cuts, clean stops, reboots and images in random order."""
-    chance = random.Random(seed)
-    seen = Counter()
+async def test_numbers_never_repeat_whatever_happens_between_two_starts(box, faults):
+    """More of it in ``tests/fault/test_hive_power.py``."""
+    chance, seen = random.Random(5), Counter()
     for _ in range(8):
-        ending = chance.choice(["stop", "reboot", "kill", "kill", "power", "power"])
-        async with box.running(stop=ending in ("stop", "reboot")) as run:
-            for _ in range(chance.randrange(12)):
-                await act(run, chance, seen)
-            if ending == "kill":
-                run.crash()
-            elif ending == "power":
-                run.crash(power_seed=chance.randrange(1 << 30))
-        if ending == "reboot":
-            box.reboot()
+        await box.live(chance, seen, faults=faults)
     assert max(seen.values()) == 1, [key for key, count in seen.items() if count > 1][:5]
-
-
-async def act(run, chance, seen):
-    what = chance.randrange(10)
-    if what == 0 and run.environment.applied_seq("thread"):
-        upto, records = run.ledger.image()
-        records = list(records)
-        await run.journal.sync()
-        await run.journal.write_base(upto, records)
-    elif what == 1:
-        await run.journal.sync()
-    elif what == 2 and run.ledger.wants_note:
-        await run.ledger.note()
-    else:
-        thread = chance.choice(["a", "b", f"fresh-{chance.randrange(10**9)}"])
-        seen.update(
-            (thread, number) for number in run.take(thread, chance.choice([1, 3, STEP, 2 * STEP + 5]))
-        )
 
 
 @on_trio
@@ -250,13 +131,6 @@ async def test_damage_in_the_journal_lifts_every_thread_and_only_once(box):
         assert run.take("t39") == [floor + STEP + 1]
 
 
-def rot(box, *, share):
-    """Flip a bit in the middle of every file of the journal."""
-    for path, data in box.disk.files().items():
-        if path.suffix not in (".lock",) and len(data.rstrip(b"\0")) > 200:
-            box.disk.flip(path, int(len(data.rstrip(b"\0")) * share), 3)
-
-
 @on_trio
 async def test_damage_that_took_the_newest_ceilings_is_allowed_for(box):
     """The record of a raised ceiling is lost, and with it every reservation up to there."""
@@ -267,7 +141,7 @@ async def test_damage_that_took_the_newest_ceilings_is_allowed_for(box):
         run.crash(power_seed=3)
     async with box.running() as run:
         with Environment(SMALL, box.tmpfs / "other", (THREADS,), boot=BootId("b")) as environment:
-            ledger = ThreadLedger(run.journal, environment, "b")
+            ledger = box.ledger(run.journal, environment, "b")
 
             async def stored():
                 async for part in replay(run.journal):
@@ -433,15 +307,28 @@ async def test_refused_by_journal_and_region_at_once_still_nothing_repeats(box):
         assert run.take("t")[0] > STEP + 1
 
 
-def refuse(environment):
-    def begin(change):
-        raise Unavailable("no space", code="STORAGE_FULL")
+@on_trio
+async def test_what_neither_journal_nor_region_took_is_remembered_beyond_the_process(box):
+    async with box.running(fault={"sticky": True}, stop=False) as run:
+        run.take("t")
+        refuse(run.environment)
+        run.fault.fail_at = 0
+        lost = run.take("t", 3 * STEP)
+        run.crash()
+        accept(run.environment)
+    async with box.running() as run:
+        assert run.take("t")[0] > lost[-1]
 
-    environment.begin = begin
 
-
-def accept(environment):
-    del environment.begin
+@on_trio
+async def test_garbage_in_shared_memory_lifts_no_higher_than_the_ceiling(box):
+    async with box.running() as run:
+        run.take("t")
+        ceiling = run.ledger.statistics().ceiling
+    box.word = [2**64 - 1]
+    async with box.running() as run:
+        assert run.ledger.statistics().floor == ceiling
+        assert run.take("t") == [ceiling + 1]
 
 
 @on_trio
@@ -476,10 +363,7 @@ async def test_the_image_holds_all_and_lets_the_journal_trim(box):
             run.ledger.reserve([(thread_key(f"t{n}"), (number + 1) * STEP) for n in range(50)])
             await run.journal.sync()
         before = run.journal.statistics().segments
-        upto, records = run.ledger.image()
-        records = list(records)
-        await run.journal.sync()
-        await run.journal.write_base(upto, records)
+        await run.write_image()
         await run.journal.sync()
         assert before > 2
     box.reboot()
