@@ -138,7 +138,7 @@ class ThreadLedger:
                     fresh[bound[0]] = bound[1]
                 last = sequence
             self._rebuild(list(fresh.items()))
-        if not rebuilding and (last < applied or not self._stopped):
+        if not rebuilding and (last < applied or not self._stopped or self._recall() > self._top):
             self._compare_region()
         if last < applied:
             # Not the journal that this region was a view of: its rows count, but cannot be kept up.
