@@ -143,8 +143,15 @@ class WriteJob(Job):
         """One ``pwrite``; with a roll, the new segment's first one."""
         if self.roll is not None:
             self.tail.fd, self.written = self.roll.run(disk, self.buffers)
-        else:
+            return
+        try:
             self.written = disk.pwrite(self.tail.fd, self.buffers, self.offset, sync=self.sync)
+        except OSError:
+            # Groups may be there whole, as when only the zeros behind them found no space: the next process
+            # would take for stored what was refused.
+            with suppress(OSError):
+                disk.truncate(self.tail.fd, self.offset)
+            raise
 
 
 class SyncJob(Job):

@@ -298,19 +298,29 @@ class RouteChanger:
         if answer is None:
             self.known.discard(prefix)
             self.open.add(prefix)
-        elif answer["status"] == "ok":
-            self.acknowledged += 1
+            return
+        code = answer.get("error_code", "ok")
+        if code in ("ok", "APPLY_FAILED"):  # the second is stored, only not yet in force
             self.open.discard(prefix)
             self.known.discard(prefix)
             if present:
                 self.known.add(prefix)
-            version = answer["payload"]["config_version"]
-            if version <= self.version:
-                self.wrong.append(f"version {version} after {self.version}")
-            self.version = version
-            self._waiting.set()
-        else:
-            self.refused[answer["error_code"]] += 1
+        if code != "ok":
+            self.refused[code] += 1
+            if code == "NOT_FOUND":
+                self._not_found(prefix)
+            return
+        self.acknowledged += 1
+        version = answer["payload"]["config_version"]
+        if version <= self.version:
+            self.wrong.append(f"version {version} after {self.version}")
+        self.version = version
+        self._waiting.set()
+
+    def _not_found(self, prefix: str) -> None:
+        if prefix not in self.open:
+            self.wrong.append(f"{prefix} is gone")
+        self.open.discard(prefix)  # it was never added, or is deleted already
 
     async def check(self, *, timeout_s: float = 0.3) -> bool:
         """Compare with what the service has; False when it does not answer (yet)."""
