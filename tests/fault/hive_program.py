@@ -3,14 +3,16 @@
 The real keeper waits longer after every fall of a plane and parks it after ten in a row: right for a box, but
 hundreds of kills in minutes need one that starts it again at once. ``FLUXBEE_TEST_BOOT_ID`` stands for the
 kernel's boot id, as after a power cut. While the file ``FLUXBEE_TEST_FAULT`` exists, everything that writes
-journals, small files and disk regions fails with the errno that the file holds. All else is the program
-itself: ``FLUXBEE_PROGRAM="python -m tests.fault.hive_program"``.
+journals, small files and disk regions fails with the errno that the file holds. ``FLUXBEE_TEST_CLOCK`` names
+a file with the seconds by which the wall clock is wrong. All else is the program itself:
+``FLUXBEE_PROGRAM="python -m tests.fault.hive_program"``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
@@ -62,6 +64,13 @@ def _on_medium(flag: Path) -> None:
     Environment.begin = _failing(Environment.begin, check_region)  # type: ignore[method-assign]
 
 
+def _wrong_clock(file: Path) -> None:
+    """Bend the wall clock; the monotonic one is left alone, as the kernel does."""
+    real_s, real_ns = time.time, time.time_ns
+    time.time = lambda: real_s() + float(file.read_text())
+    time.time_ns = lambda: real_ns() + int(float(file.read_text()) * 1e9)
+
+
 if __name__ == "__main__":
     app.Keeper = partial(Keeper, settings=EAGER)  # type: ignore[misc,assignment]
     if "FLUXBEE_TEST_BOOT_ID" in os.environ:
@@ -69,4 +78,6 @@ if __name__ == "__main__":
         _in_boot(os.environ["FLUXBEE_TEST_BOOT_ID"], root / "boot_id")
     if "FLUXBEE_TEST_FAULT" in os.environ:
         _on_medium(Path(os.environ["FLUXBEE_TEST_FAULT"]))
+    if "FLUXBEE_TEST_CLOCK" in os.environ:
+        _wrong_clock(Path(os.environ["FLUXBEE_TEST_CLOCK"]))
     sys.exit(main())
