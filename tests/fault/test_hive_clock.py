@@ -107,7 +107,8 @@ class Watched:
             while not await self.well():  # noqa: ASYNC110
                 await trio.sleep(0.02)
             await trio.sleep(0.3)  # a flush and a sync of the journals fall into this date
-            assert await self.routes.check()
+            while not await self.routes.check():
+                pass
         assert not patience.cancelled_caught, f"stuck at {date}\n{self.hive.log_tail()}"
 
     async def well(self) -> bool:
