@@ -27,14 +27,14 @@ YEAR_S = 365.25 * 86_400
 FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 DATES = {
     "1970": 10.0,
-    "1980": 10 * YEAR_S,
+    "1980": 10.5 * YEAR_S,
     "1970 again": 10.0,
-    "2026": 56 * YEAR_S,
-    "2036": 66 * YEAR_S,
-    "2016": 46 * YEAR_S,
+    "2026": 56.5 * YEAR_S,
+    "2036": 66.5 * YEAR_S,
+    "2016": 46.5 * YEAR_S,
     "after 2038": 2.0**31 + 1000,
     "after 2106": 2.0**32 + 1000,
-    "2000": 30 * YEAR_S,
+    "2000": 30.5 * YEAR_S,
 }
 """Where the wall clock goes, in seconds since 1970: ten years forth and back, and behind 32 bits."""
 
