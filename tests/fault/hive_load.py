@@ -286,29 +286,30 @@ class RouteChanger:
     async def change(self) -> None:
         """One change; what became of it goes into the books."""
         if len(self.known) + len(self.open) >= self.MOST or (self.known and self._chance.random() < 0.4):
-            prefix = self._chance.choice(sorted(self.known or self.open))
-            await self._book(await self.ask("delete_route", {"prefix": prefix}), prefix, present=False)
+            await self._try("delete_route", self._chance.choice(sorted(self.known or self.open)), {})
         else:
             self._count += 1
-            prefix = f"AI.route.{self._count}"
-            payload = {"prefix": prefix, "action": "DROP"}
-            await self._book(await self.ask("add_route", payload), prefix, present=True)
+            await self._try("add_route", f"AI.route.{self._count}", {"action": "DROP"})
 
-    async def _book(self, answer: Json | None, prefix: str, *, present: bool) -> None:
+    async def _try(self, action: str, prefix: str, more: Json) -> None:
+        # From here on nobody knows, until there is an answer; perhaps this task is cancelled before.
+        was = "known" if prefix in self.known else "open" if prefix in self.open else "unknown"
+        self.known.discard(prefix)
+        self.open.add(prefix)
+        answer = await self.ask(action, {"prefix": prefix, **more})
         if answer is None:
-            self.known.discard(prefix)
-            self.open.add(prefix)
             return
         code = answer.get("error_code", "ok")
         if code in ("ok", "APPLY_FAILED"):  # the second is stored, only not yet in force
-            self.open.discard(prefix)
-            self.known.discard(prefix)
-            if present:
-                self.known.add(prefix)
+            self._settle(prefix, "known" if action == "add_route" else "unknown")
+        elif code == "NOT_FOUND":  # it was never added, or is deleted already
+            if was == "known":
+                self.wrong.append(f"{prefix} is gone")
+            self._settle(prefix, "unknown")
+        else:
+            self._settle(prefix, was)
         if code != "ok":
             self.refused[code] += 1
-            if code == "NOT_FOUND":
-                self._not_found(prefix)
             return
         self.acknowledged += 1
         version = answer["payload"]["config_version"]
@@ -317,10 +318,10 @@ class RouteChanger:
         self.version = version
         self._waiting.set()
 
-    def _not_found(self, prefix: str) -> None:
-        if prefix not in self.open:
-            self.wrong.append(f"{prefix} is gone")
-        self.open.discard(prefix)  # it was never added, or is deleted already
+    def _settle(self, prefix: str, state: str) -> None:
+        self.open.discard(prefix)
+        if state != "unknown":
+            (self.known if state == "known" else self.open).add(prefix)
 
     async def check(self, *, timeout_s: float = 0.3) -> bool:
         """Compare with what the service has; False when it does not answer (yet)."""

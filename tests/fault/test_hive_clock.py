@@ -131,7 +131,8 @@ def test_dates_stop_nothing(hive_folder: Path, mode: str, set_clock: Callable[[f
     assert planes_started(hive) == (3 if mode == "apart" else 1)
     set_clock(10.0)  # the battery is empty again: what is stored comes from the future
     later = Watched(hive, set_clock)
-    later.routes.known, later.routes.version = watched.routes.known, watched.routes.version
+    later.routes.known, later.routes.open = watched.routes.known, watched.routes.open
+    later.routes.version = watched.routes.version
     later.traffic.numbers = watched.traffic.numbers
     with hive:
         trio.run(later.run, {"1970": 20.0})

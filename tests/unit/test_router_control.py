@@ -265,6 +265,7 @@ def test_every_outcome_is_shown() -> None:
     for dst, ttl in (("AI.none@north", 1), ("AI.d@x", 1), ("AI.b@north", 1), (None, 1), ("AI.a@north", 0)):
         a.send(dst, ttl=ttl)
     a.send("broadcast", trace=numbered_uuid(60))
+    rig.connect("SY.config.routes").send("broadcast", type="system", msg="CONFIG_CHANGED")
     outcomes = [
         got["payload"]["outcome"] for got in admin.read() if got["meta"].get("msg") == "ROUTER_TAP_EVENT"
     ]
@@ -275,6 +276,7 @@ def test_every_outcome_is_shown() -> None:
         "OPA_NO_TARGET",
         "ttl_exceeded",
         "broadcast",
+        "flooded",
     ]
 
 

@@ -14,6 +14,7 @@ from appliance.router.outbox import Limits
 from appliance.wire import verbs
 from appliance.wire.frames import MAX_FRAME_BYTES
 from appliance.wire.seams import Resolution
+from tests.envelopes import duplicates
 from tests.router_kit import (
     ROUTER_NAME,
     ROUTER_UUID,
@@ -239,7 +240,9 @@ def test_a_senders_own_package_is_replaced_and_the_appliances_is_kept() -> None:
     rig, a, b = pair(memory=Packages(one=b'{"mine":1}'))
     for sender in (a, rig.connect("SY.cognition")):
         sender.send("AI.b@north", thread_id="one", memory_package={"theirs": 1})
-    assert [got["meta"]["memory_package"] for got in b.read()] == [{"mine": 1}, {"theirs": 1}]
+    bodies = b.read_bytes()
+    assert [json.loads(body)["meta"]["memory_package"] for body in bodies] == [{"mine": 1}, {"theirs": 1}]
+    assert [duplicates(body) for body in bodies] == [[], []]
 
 
 def test_a_package_that_makes_a_frame_too_long_is_left_out() -> None:
@@ -546,6 +549,19 @@ def test_what_follows_withdraw_is_counted_and_not_read() -> None:
     rig.end()
     assert not b.read()
     assert rig.counts["lost_unread"] == 3
+
+
+def test_what_waited_behind_a_withdraw_of_a_paused_sender_is_counted_once() -> None:
+    rig, a, b = pair(queues=Limits(frames=4))
+    frame = pack(frame_bytes(message(a.uuid, "AI.b@north")))
+    bye = pack(frame_bytes(message(a.uuid, None, type="system", msg="WITHDRAW")))
+    rig.begin()
+    a.feed(frame * 3 + bye + frame * 2)
+    rig.end()
+    assert a.connection.blocked
+    b.read()
+    assert not a.open
+    assert rig.counts["lost_unread"] == 2
 
 
 def test_withdraw_in_another_type_is_a_message() -> None:

@@ -90,6 +90,8 @@ def test_both_lanes_do_the_same_very_often(sent: list[Envelope]) -> None:
         '"thread_id":"thread:a","type":"user"',
         '"type":"user","action_class":"read"',
         '"type":"user","context":{"type":"system","meta":{}}',
+        '"type":"user","context":"' + "x" * 5000 + '"',
+        '"type":"user","context":[' + "[]," * 500 + "1]",
         '"type":"тип"',
     ],
 )

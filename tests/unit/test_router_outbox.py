@@ -98,7 +98,7 @@ def test_control_bytes_on_the_way_out_still_count() -> None:
         (8, 10, 0.0, Admission.REFUSE),
         (4, 10, 0.051, Admission.REFUSE),
         (4, 10, 0.049, Admission.TAKE_AND_PAUSE),
-        (4, 920, 0.0, Admission.TAKE_AND_PAUSE),
+        (4, 940, 0.0, Admission.TAKE_AND_PAUSE),
         (4, 941, 0.0, Admission.REFUSE),
     ],
 )
@@ -147,6 +147,34 @@ def test_what_is_given_up_is_counted_exactly() -> None:
     assert outbox.abandon() == 3
     assert outbox.empty
     assert outbox.abandon() == 0
+
+
+@pytest.mark.parametrize(
+    ("taken", "lost"), [(0, 3), (1, 3), (5, 3), (6, 2), (7, 2), (12, 1), (17, 1), (18, 0)]
+)
+def test_a_frame_that_was_taken_to_its_last_byte_is_not_lost(taken: int, lost: int) -> None:
+    outbox = Outbox(SMALL)
+    for _ in range(3):
+        outbox.put(b"ab")
+    take(outbox, taken)
+    assert outbox.abandon() == lost
+    assert (outbox.queued_frames, outbox.queued_bytes, bytes(outbox.pending())) == (0, 0, b"")
+    outbox.put_control(b"still usable")
+    assert take(outbox) == pack_frame(b"still usable")
+
+
+def test_empty_means_every_lane() -> None:
+    outbox = Outbox(SMALL)
+    assert outbox.empty
+    outbox.put(b"data")
+    assert not outbox.empty
+    outbox.pending()
+    assert not outbox.empty
+    take(outbox)
+    outbox.put_control(b"control")
+    assert not outbox.empty
+    take(outbox)
+    assert outbox.empty
 
 
 def test_a_control_frame_on_the_way_out_is_no_data_lost() -> None:

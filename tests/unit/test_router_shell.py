@@ -325,7 +325,7 @@ class Scene:
         return sock
 
     def send(self, number: int, **parts: Any) -> None:
-        frame = frame_bytes(message(numbered_uuid(number), "AI.b@north", **parts))
+        frame = frame_bytes(message(numbered_uuid(number), parts.pop("dst", "AI.b@north"), **parts))
         self.socks[number - 1].sendall(pack(frame))
 
     def make_room(self) -> None:
@@ -365,6 +365,20 @@ def test_a_number_does_not_leave_before_its_reservation_is_written(scene: Scene)
     scene.it.shell.turn()
     assert scene.it.bounds.bounds
     assert early == []
+
+
+def test_before_writing_the_turn_is_closed_and_its_owner_is_asked(scene: Scene) -> None:
+    told: list[tuple[int, int]] = []
+
+    def before_write() -> None:
+        told.append(
+            (len(scene.it.bounds.bounds), scene.it.engine.fib.by_uuid[numbered_uuid(3)].outbox.queued_frames)
+        )
+
+    scene.it.shell._before_write = before_write
+    scene.send(3, thread_id="new", dst="AI.c@north")
+    scene.it.shell.turn()
+    assert told == [(1, 1)]
 
 
 def test_who_has_room_again_is_not_stalled_because_the_turn_came_late(scene: Scene) -> None:
