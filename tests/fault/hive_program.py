@@ -18,7 +18,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-from appliance import app
+from appliance.app import planes
 from appliance.cli import main
 from appliance.keeper import Keeper, KeeperSettings
 from appliance.store.files import storage_error
@@ -72,7 +72,7 @@ def _wrong_clock(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.Keeper = partial(Keeper, settings=EAGER)  # type: ignore[misc,assignment]
+    planes.Keeper = partial(Keeper, settings=EAGER)  # type: ignore[misc,assignment]
     if "FLUXBEE_TEST_BOOT_ID" in os.environ:
         root = Path(sys.argv[sys.argv.index("--root") + 1])
         _in_boot(os.environ["FLUXBEE_TEST_BOOT_ID"], root / "boot_id")

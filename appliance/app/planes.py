@@ -1,9 +1,4 @@
-"""The composition root: settings in, planes out. The only file that knows everybody.
-
-:func:`run` makes the keeper and gives it the planes; each plane's main function binds rooms together in one
-trio loop. Planes meet only in messages and regions, so ``planes: together`` runs the same three bodies in one
-process (``design.md §4``).
-"""
+"""Planes as processes of the keeper: a trio loop each, or one for all (``design.md §4``)."""
 
 from __future__ import annotations
 
@@ -16,33 +11,26 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-import msgspec
 import trio
 
-from appliance.http import DoorConfig, Health, envelope_shape, health_routes, json_router, serve
 from appliance.keeper import EX_CLEAN, EX_CONFIG, EX_SOFTWARE, TOGETHER_PLANE, Keeper, PlaneContext, PlaneMain
 from appliance.keeper.trio_plane import TrioPlane
-from appliance.link.keys import load_hive_key
-from appliance.router.config import EngineSettings
 from appliance.router.connection import Peer
 from appliance.router.listen import check_socket_directory
-from appliance.router.outbox import Limits
-from appliance.router.plane import DataPlane, DataPlaneConfig
-from appliance.router.turns import TurnBudget
-from appliance.sdk import Dial, Node
-from appliance.services.config_routes import RouteLimits, RouteService
-from appliance.services.health import HealthService, PlaneState
-from appliance.services.runtime import run_service
+from appliance.router.plane import DataPlane
+from appliance.sdk import Dial
+from appliance.services.health import PlaneState
 from appliance.settings import Configuration, Settings
 from appliance.store.files import storage_error
 from appliance.store.generations import GenerationPage
-from appliance.store.region_admit import CONTROL, LIVE
 from appliance.system import log as logs
-from appliance.system.paths import Paths
 from appliance.wire.errors import FluxbeeError, Misconfigured
-from appliance.wire.names import full_name
 
-__all__ = ["Hive", "control_plane", "data_plane", "plane_mode", "run", "world_plane"]
+from .control import control_plane
+from .hive import Hive, Seams
+from .world import world_plane
+
+__all__ = ["data_plane", "plane_mode", "run"]
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long another thread may hold the interpreter while a plane's loop waits (``design.md §4``)."""
@@ -60,85 +48,6 @@ TOGETHER_BELOW_BYTES: Final = 512 << 20
 log = logs.get_logger("app")
 
 
-class Hive(msgspec.Struct, frozen=True, kw_only=True):
-    """Who this box is and where its things lie; made once, before any plane starts."""
-
-    settings: Settings
-    paths: Paths
-    hive_id: str
-    router_name: str
-
-    @classmethod
-    def of(cls, configuration: Configuration) -> Hive:
-        """From the configuration; a box without a name is called after its key.
-
-        Raises:
-            Damaged, Unavailable: the key cannot be read or made.
-        """
-        settings = configuration.settings
-        paths = Paths(settings.root)
-        hive_id = settings.hive_id or load_hive_key(paths.state).unclaimed_id
-        name = full_name(settings.routing.router_name or settings.wan.gateway_name, hive_id)
-        return cls(settings=settings, paths=paths, hive_id=hive_id, router_name=name)
-
-    def data_plane_config(self) -> DataPlaneConfig:
-        """What the data plane needs of the settings."""
-        settings = self.settings
-        queues = settings.queues
-        security = settings.security
-        return DataPlaneConfig(
-            engine=EngineSettings(
-                hive=self.hive_id,
-                router_uuid="",
-                router_name=self.router_name,
-                queues=Limits(
-                    frames=queues.frames,
-                    size_bytes=queues.bytes,
-                    pause_s=queues.pause_ms / 1000,
-                    stall_s=queues.stall_ms / 1000,
-                ),
-                max_nodes=settings.limits.nodes,
-                system_uids=frozenset({0, *security.system_uids}),
-                admin_nodes=security.admin_nodes,
-                open_security=security.local == "open",
-                static_override=settings.routing.static_override,
-            ),
-            socket_mode=security.socket_mode_bits,
-            socket_group=security.socket_group,
-            thread_capacity=settings.limits.threads,
-            turn_budget=TurnBudget(
-                rate_bytes_per_s=settings.turns.rate_bytes_per_s,
-                burst_bytes=settings.turns.burst_bytes,
-                daily_bytes=settings.turns.daily_bytes,
-            ),
-            turns_keep_bytes=settings.turns.keep_bytes,
-            turns_keep_s=settings.turns.keep_days * 86_400.0,
-            flush_interval_s=settings.journals.flush_ms / 1000,
-            flush_bytes=settings.journals.flush_bytes,
-            sync_interval_s=settings.journals.sync_ms / 1000,
-            live=msgspec.structs.replace(LIVE, map_bytes=settings.regions.tmpfs_map_bytes),
-        )
-
-
-# --- the bodies of the planes --------------------------------------------------------------------------
-
-
-class Seams(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plane's body needs from the process that it runs in.
-
-    Attributes:
-        dial: makes, for a service's name, the function that connects it to the router.
-        page: where generations are announced.
-        own_eventfd: readable when another plane announced something; ``None`` in one process.
-        planes: what the keeper says about the planes; ``None`` without a keeper.
-    """
-
-    dial: Callable[[str], Dial]
-    page: GenerationPage
-    own_eventfd: int | None = None
-    planes: Callable[[], Awaitable[Sequence[PlaneState]]] | None = None
-
-
 async def data_plane(
     hive: Hive,
     page: GenerationPage,
@@ -149,63 +58,6 @@ async def data_plane(
     """Route until cancelled; started means that nodes can connect."""
     plane = DataPlane(hive.data_plane_config(), hive.paths, page, own_eventfd=own_eventfd)
     await plane.run(task_status=task_status)
-
-
-async def control_plane(
-    hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Run the admin door and the SY.* services until cancelled; started means that all are connected."""
-    settings = hive.settings
-    routes = RouteService(
-        hive.hive_id,
-        hive.paths,
-        seams.page,
-        limits=RouteLimits(settings.limits.static_routes, settings.limits.vpn_rules),
-        admin_nodes=("*",) if settings.security.local == "open" else settings.security.admin_nodes,
-        environment=msgspec.structs.replace(CONTROL, map_bytes=settings.regions.disk_map_bytes),
-    )
-    health = HealthService(hive.hive_id, settings.role, planes=seams.planes, journals=routes.journals)
-
-    async def admin_health() -> Health:
-        report = await health.report()
-        planes = {f"plane.{plane.name}": plane.state for plane in report.planes}
-        return Health(reasons=report.reasons, facts={**report.facts, **planes})
-
-    async with routes.opened(), trio.open_nursery() as nursery:
-        nursery.start_soon(routes.upkeep)
-        nursery.start_soon(routes.publish)
-        door = DoorConfig(
-            name="admin",
-            listen=settings.admin.listen,
-            key="admin.listen",
-            token=settings.http.token,
-            allowed_hosts=frozenset(settings.http.hosts),
-            error_shape=envelope_shape,
-        )
-        application = json_router(health_routes(admin_health))
-        opened = await nursery.start(serve, application, door)
-        log.info("admin_listens", address=f"http://{opened.addresses[0]}")
-        # The door is open first: it can tell why a service does not come up.
-        for name, body in (("SY.config.routes", routes.serve), ("SY.health", health.serve)):
-            await nursery.start(partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths))
-        task_status.started()
-        await trio.sleep_forever()
-
-
-async def world_plane(
-    hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Be present as SY.world until cancelled: it answers status and echo; the world's rooms bind here."""
-    dial = seams.dial("SY.world")
-    await run_service("SY.world", _present, dial=dial, paths=hive.paths, task_status=task_status)
-
-
-async def _present(node: Node) -> None:
-    async for _ in node.receiver:
-        pass  # status and echo are answered by the SDK; nothing else is for this node yet
-
-
-# --- planes as processes of the keeper -------------------------------------------------------------------
 
 
 def _in_plane(body: Callable[[TrioPlane, GenerationPage], Awaitable[None]], hive: Hive) -> PlaneMain:
@@ -313,6 +165,7 @@ def _keeper_seams(keeper: TrioPlane, page: GenerationPage, dial: Callable[[str],
         page=page,
         own_eventfd=keeper.context.eventfds.get(keeper.context.name),
         planes=planes,
+        keeper=keeper,
     )
 
 

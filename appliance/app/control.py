@@ -1,0 +1,62 @@
+"""The control plane: the SY.* services and the admin door, bound together."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import msgspec
+import trio
+
+from appliance.http import DoorConfig, Health, envelope_shape, health_routes, json_router, serve
+from appliance.services.config_routes import RouteLimits, RouteService
+from appliance.services.health import HealthService
+from appliance.services.runtime import run_service
+from appliance.store.region_admit import CONTROL
+from appliance.system import log as logs
+
+from .hive import Hive, Seams
+
+__all__ = ["control_plane"]
+
+log = logs.get_logger("app")
+
+
+async def control_plane(
+    hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the admin door and the SY.* services until cancelled; started means that all are connected."""
+    settings = hive.settings
+    routes = RouteService(
+        hive.hive_id,
+        hive.paths,
+        seams.page,
+        limits=RouteLimits(settings.limits.static_routes, settings.limits.vpn_rules),
+        admin_nodes=("*",) if settings.security.local == "open" else settings.security.admin_nodes,
+        environment=msgspec.structs.replace(CONTROL, map_bytes=settings.regions.disk_map_bytes),
+    )
+    health = HealthService(hive.hive_id, settings.role, planes=seams.planes, journals=routes.journals)
+
+    async def admin_health() -> Health:
+        report = await health.report()
+        planes = {f"plane.{plane.name}": plane.state for plane in report.planes}
+        return Health(reasons=report.reasons, facts={**report.facts, **planes})
+
+    async with routes.opened(), trio.open_nursery() as nursery:
+        nursery.start_soon(routes.upkeep)
+        nursery.start_soon(routes.publish)
+        door = DoorConfig(
+            name="admin",
+            listen=settings.admin.listen,
+            key="admin.listen",
+            token=settings.http.token,
+            allowed_hosts=frozenset(settings.http.hosts),
+            error_shape=envelope_shape,
+        )
+        application = json_router(health_routes(admin_health))
+        opened = await nursery.start(serve, application, door)
+        log.info("admin_listens", address=f"http://{opened.addresses[0]}")
+        # The door is open first: it can tell why a service does not come up.
+        for name, body in (("SY.config.routes", routes.serve), ("SY.health", health.serve)):
+            await nursery.start(partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths))
+        task_status.started()
+        await trio.sleep_forever()
