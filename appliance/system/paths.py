@@ -110,6 +110,16 @@ class Paths:
         """Managed node instances: ``<KIND>/<name@hive>/``."""
         return self.lib / "nodes"
 
+    @property
+    def dist(self) -> Path:
+        """Software: ``runtimes``, ``core`` and ``vendor`` below, each with its ``manifest.json``."""
+        return self.lib / "dist"
+
+    @property
+    def hives(self) -> Path:
+        """Registry of other hives: ``<id>/info.yaml``."""
+        return self.lib / "hives"
+
     def router_identity(self, router_name: str) -> Path:
         """``identity.yaml`` of the router called ``router_name`` (``RT.x@hive``)."""
         return self.state / router_name / "identity.yaml"

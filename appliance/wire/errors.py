@@ -7,6 +7,8 @@ about transports: the router turns an error into a message, a door turns it into
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 __all__ = [
     "Busy",
     "Conflict",
@@ -29,6 +31,7 @@ class FluxbeeError(Exception):
         code: stable upper-case word for programs; the class default serves when none fits better.
         remedy: what to do about it, one sentence.
         field: dotted path of the offending input, where there is one.
+        details: further keys for the answer of whoever reports the error; JSON values, never secrets.
     """
 
     code = "INTERNAL"
@@ -36,11 +39,18 @@ class FluxbeeError(Exception):
     remedy = "Look at the log of the service that answered; this is a defect if it repeats."
 
     def __init__(
-        self, message: str, *, code: str | None = None, remedy: str | None = None, field: str | None = None
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        remedy: str | None = None,
+        field: str | None = None,
+        details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
+        self.details: Mapping[str, object] = details or {}
         if code is not None:
             self.code = code
         if remedy is not None:
