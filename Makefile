@@ -24,12 +24,17 @@ PYTEST := $(BIN)/python -m pytest -o faulthandler_timeout=300 -o faulthandler_ex
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: setup-run var/etc/hive.yaml  ## start a motherbee here: all files in ./var, HTTP on 127.0.0.1:8080
+run: setup-run var/etc/hive.yaml target/release/fluxbee-publish  ## start a motherbee here: all files in ./var, HTTP on 127.0.0.1:8080
 	@exec $(BIN)/fluxbee run --config var/etc/hive.yaml
 
 var/etc/hive.yaml:
 	@mkdir -p $(@D)
 	@cp config/development.yaml $@
+
+# Where operators' scripts look for the publisher.
+target/release/fluxbee-publish: | .venv/.setup-run
+	@mkdir -p $(@D)
+	@ln -sfn ../../$(BIN)/fluxbee-publish $@
 
 test: setup lint  ## everything: format, lint, types, floors, then all tests
 	$(PYTEST) $(PYTEST_ARGS)
@@ -81,7 +86,7 @@ lock: setup  ## pin pyproject.toml's dependencies anew; LOCK_ARGS=--upgrade take
 		-o build/dev.lock pyproject.toml
 
 clean:  ## remove what was built and all caches; .venv and var stay
-	rm -rf dist work *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf dist target work *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv and the development hive too

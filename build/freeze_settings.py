@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from PyInstaller.utils.hooks import collect_submodules, copy_metadata
@@ -19,26 +20,6 @@ __all__ = ["DATAS", "EXCLUDED", "HIDDEN", "NAME", "PROGRAM", "REPOSITORY", "bina
 NAME = "fluxbee"
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROGRAM = str(REPOSITORY / "build" / "program.py")
-
-HIDDEN = [
-    # Found by name at run time, or asked for by a C extension: no import statement leads PyInstaller to them.
-    *collect_submodules("appliance", filter=lambda name: not name.startswith("appliance.testing")),
-    *collect_submodules("hypercorn", filter=lambda name: "asyncio" not in name and "uvloop" not in name),
-    "anyio._backends._trio",
-    "_cffi_backend",
-    # cbor2 asks for these when it first meets a tag.
-    "decimal",
-    "email.mime.text",
-    "email.parser",
-    "fractions",
-    "ipaddress",
-    "uuid",
-    "lmdb._config",
-    "lmdb._envid",
-    "lmdb.cpython",
-    "zmq.backend.cython",
-    "zmq.backend.cython._zmq",
-]
 
 EXCLUDED = [
     # Test and development packages; present where the program is frozen, never in what ships.
@@ -79,6 +60,37 @@ EXCLUDED = [
     "zmq.green",
     "zmq.log",
     "zmq.ssh",
+]
+
+def _standard_library() -> list[str]:
+    """The standard library, but for what ``EXCLUDED`` names: nodes that run in the frozen program import it."""
+    found: list[str] = []
+    for name in sorted(sys.stdlib_module_names - {"__main__", "antigravity", "this", "turtle"}):
+        if name in EXCLUDED or importlib.util.find_spec(name) is None:
+            continue
+        found += collect_submodules(name, filter=lambda one: one not in EXCLUDED and ".test" not in one)
+    return found
+
+
+HIDDEN = [
+    # Found by name at run time, or asked for by a C extension: no import statement leads PyInstaller to them.
+    *collect_submodules("appliance", filter=lambda name: not name.startswith("appliance.testing")),
+    *collect_submodules("hypercorn", filter=lambda name: "asyncio" not in name and "uvloop" not in name),
+    "anyio._backends._trio",
+    "_cffi_backend",
+    # cbor2 asks for these when it first meets a tag.
+    "decimal",
+    "email.mime.text",
+    "email.parser",
+    "fractions",
+    "ipaddress",
+    "uuid",
+    "lmdb._config",
+    "lmdb._envid",
+    "lmdb.cpython",
+    "zmq.backend.cython",
+    "zmq.backend.cython._zmq",
+    *_standard_library(),
 ]
 
 NOT_SHIPPED = {"pycparser", "setuptools"}
