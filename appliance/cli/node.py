@@ -1,4 +1,7 @@
-"""``fluxbee node …``: nodes that the command line itself can be."""
+"""``fluxbee node …``: be a node, run one, manage those of a hive.
+
+The group and the smallest verb, ``echo``; the others have a module each.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 from functools import partial
 
 from .frame import Verbs, add_verb, add_verb_group
+from .node_run import add_run_verb
 from .output import ExitCode, clean, paint
 from .places import add_root_argument, hive_paths, until_told, visitor
 
@@ -19,7 +23,10 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "node",
         summary="be a node, or manage nodes",
-        examples=[("fluxbee node echo AI.echo", "answer every message with its own text")],
+        examples=[
+            ("fluxbee node echo AI.echo", "answer every message with its own text"),
+            ("fluxbee node run greeter.py", "run a node that is a Python file"),
+        ],
     )
     echo = add_verb(
         group,
@@ -35,6 +42,7 @@ def add_parser(verbs: Verbs) -> None:
     echo.add_argument("name", metavar="NAME", help="L2 name, such as AI.echo")
     echo.add_argument("--quiet", action="store_true", help="do not print the messages")
     add_root_argument(echo)
+    add_run_verb(group)
 
 
 def _echo(args: argparse.Namespace) -> int:
