@@ -7,7 +7,10 @@ about transports: the router turns an error into a message, a door turns it into
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "Busy",
