@@ -17,6 +17,7 @@ __all__ = [
     "Journals",
     "Limits",
     "Log",
+    "NodeLimits",
     "OAuthClient",
     "Orchestrator",
     "Queues",
@@ -78,6 +79,21 @@ class Routing(Section, frozen=True, kw_only=True):
     static_override: Annotated[bool, key("A static route wins over a live node of that name.")] = False
 
 
+class NodeLimits(Section, frozen=True, kw_only=True):
+    """What a node may use when its package's `limits` do not say; enforced where cgroups are."""
+
+    memory_bytes: Annotated[
+        int | None, key("Most memory of a node.", ge=_MIB, le=1 << 50, derived="no limit")
+    ] = None
+    pids: Annotated[
+        int | None, key("Most processes and threads of a node.", ge=1, le=4_194_304, derived="no limit")
+    ] = None
+    cpu_weight: Annotated[
+        int | None,
+        key("Share of the processor against other nodes.", ge=1, le=10_000, derived="the kernel's 100"),
+    ] = None
+
+
 class Orchestrator(Section, frozen=True, kw_only=True):
     """How nodes are started and stopped."""
 
@@ -104,6 +120,31 @@ class Orchestrator(Section, frozen=True, kw_only=True):
             env=("JSR_ORCH_SYSTEM_FORWARD_TIMEOUT_SECS",),
         ),
     ] = 45
+    restart_first_ms: Annotated[
+        int, key("Wait before a node that ended is started again; doubles.", ge=10, le=600_000)
+    ] = 1_000
+    restart_cap_s: Annotated[int, key("Longest wait before a restart.", ge=1, le=86_400)] = 60
+    healthy_after_s: Annotated[
+        int, key("A node that lived so long starts the row of waits again.", ge=1, le=86_400)
+    ] = 60
+    park_after: Annotated[
+        int,
+        key(
+            "Ends without health between them after which a node is parked until somebody starts it.",
+            ge=1,
+            le=1000,
+        ),
+    ] = 10
+    requests: Annotated[
+        int,
+        key(
+            "Most requests that the orchestrator works on at once; one more is answered `BUSY`.",
+            ge=4,
+            le=1024,
+        ),
+    ] = 64
+    node_user: Annotated[str, key("Account that nodes run as; empty: the appliance's own.")] = ""
+    limits: NodeLimits = field(default_factory=NodeLimits)
 
 
 class Queues(Section, frozen=True, kw_only=True):
