@@ -108,10 +108,11 @@ def _term_as_interrupt() -> Iterator[list[int]]:
 
     def interrupt(number: int, _: FrameType | None) -> None:
         told.append(number)
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs have it
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background jobs ignore it, and event loops then do not prepare for it either.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield told

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,16 @@ print(__name__, WORD, sys.argv[1:], os.environ.get("FLUXBEE_NODE_NAME"), os.envi
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FLUXBEE_NODE_NAME", "FLUXBEE_ROOT"):
         monkeypatch.setenv(name, "")
 
@@ -76,7 +84,8 @@ def test_a_missing_file_and_a_wrong_name(tmp_path, capsys):
 
 ENDLESS = {
     "plain": "import time\nprint('on', flush=True)\ntime.sleep(60)\n",
-    "trio": "import trio\nasync def f():\n    print('on', flush=True)\n    await trio.sleep(60)\ntrio.run(f)\n",
+    "trio": "import trio\nasync def f():\n    print('on', flush=True)\n    await trio.sleep(60)\n"
+    "trio.run(f)\n",
     "asyncio": "import asyncio\nasync def f():\n    print('on', flush=True)\n    await asyncio.sleep(60)\n"
     "asyncio.run(f())\n",
 }
