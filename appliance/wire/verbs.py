@@ -25,6 +25,13 @@ __all__ = [
     "GATEWAY_UNAVAILABLE",
     "HEALTH_GET",
     "HELLO",
+    "IDENTITY_METRICS",
+    "ILK_ADD_CHANNEL",
+    "ILK_GET",
+    "ILK_LIST",
+    "ILK_PROVISION",
+    "ILK_REGISTER",
+    "ILK_UPDATE",
     "NODE_CONGESTED",
     "NODE_CONTROL_TARGET",
     "NODE_NOT_FOUND",
@@ -34,6 +41,8 @@ __all__ = [
     "OPA_NO_TARGET",
     "OPA_RELOAD",
     "PEER_UNAVAILABLE",
+    "PING",
+    "PONG",
     "QUERY",
     "QUERY_RESPONSE",
     "ROUTER_EXPLAIN",
@@ -45,8 +54,13 @@ __all__ = [
     "ROUTER_TAP_EVENT",
     "SCOPE_GLOBAL",
     "SCOPE_VPN",
+    "STATUS",
+    "STORAGE_METRICS",
     "SYSTEM",
+    "SYSTEM_SYNC_HINT",
     "TIME_SYNC",
+    "TNT_APPROVE",
+    "TNT_CREATE",
     "TTL_EXCEEDED",
     "UNREACHABLE",
     "UNRECORDED_TYPES",
@@ -118,6 +132,28 @@ ROUTER_TAP_EVENT: Final = "ROUTER_TAP_EVENT"
 
 # how the hive is, answered by SY.health
 HEALTH_GET: Final = "HEALTH_GET"
+
+# who is who: SY.identity (spec/identity-and-knowledge.md §2)
+ILK_PROVISION: Final = "ILK_PROVISION"
+ILK_REGISTER: Final = "ILK_REGISTER"
+ILK_ADD_CHANNEL: Final = "ILK_ADD_CHANNEL"
+ILK_UPDATE: Final = "ILK_UPDATE"
+ILK_LIST: Final = "ILK_LIST"
+ILK_GET: Final = "ILK_GET"
+TNT_CREATE: Final = "TNT_CREATE"
+TNT_APPROVE: Final = "TNT_APPROVE"
+IDENTITY_METRICS: Final = "IDENTITY_METRICS"
+
+# asked of several services (spec/identity-and-knowledge.md §2.9)
+PING: Final = "PING"
+PONG: Final = "PONG"
+STATUS: Final = "STATUS"
+
+# turns: SY.storage (spec/identity-and-knowledge.md §7.4)
+STORAGE_METRICS: Final = "STORAGE_METRICS"
+
+# replication of blobs and packages (spec/node-protocol.md §5.5)
+SYSTEM_SYNC_HINT: Final = "SYSTEM_SYNC_HINT"
 
 
 def response_verb(verb: str) -> str:
