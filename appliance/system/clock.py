@@ -8,9 +8,10 @@ timestamps only, because a box without a battery boots in 1970 and jumps when th
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "iso_seconds"]
 
 
 class Clock(Protocol):
@@ -35,3 +36,8 @@ class SystemClock:
     def wall_ms(self) -> int:
         """``CLOCK_REALTIME`` in milliseconds."""
         return time.time_ns() // 1_000_000
+
+
+def iso_seconds(at_ms: int) -> str:
+    """A wall-clock moment as ISO 8601 in UTC, whole seconds: ``2026-04-02T10:00:00Z``."""
+    return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

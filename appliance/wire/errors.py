@@ -76,8 +76,15 @@ class Busy(FluxbeeError):
     code, status = "BUSY", 503
     remedy = "Wait a moment and try again."
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0, **kw: str | None) -> None:
-        super().__init__(message, **kw)
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float = 1.0,
+        details: Mapping[str, object] | None = None,
+        **kw: str | None,
+    ) -> None:
+        super().__init__(message, details=details, **kw)
         self.retry_after_s = retry_after_s
 
 
