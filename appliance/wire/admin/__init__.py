@@ -1,0 +1,1 @@
+"""What the admin door and SY.admin share: calls, outcomes, the action catalogue, error codes. Pure data."""
