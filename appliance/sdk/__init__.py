@@ -22,6 +22,7 @@ from .config import Dial, NodeConfig, UuidMode
 from .content import ContentDesk
 from .control import ConfigContract, ConfigInForce, NodeControl
 from .ends import NodeReceiver, NodeSender
+from .instance import ManagedConfig
 from .managed import (
     managed_node_config_path,
     managed_node_instance_dir,
@@ -56,6 +57,7 @@ __all__ = [
     "DirectPair",
     "Handler",
     "HealthState",
+    "ManagedConfig",
     "MemoryPackage",
     "Message",
     "Meta",
