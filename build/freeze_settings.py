@@ -107,6 +107,7 @@ def _shipped() -> list[str]:
 DATAS: list[tuple[str, str]] = [
     (str(REPOSITORY / "config"), "config"),
     (str(REPOSITORY / "LICENSE"), "."),
+    *((str(page), str(page.relative_to(REPOSITORY))) for page in sorted(REPOSITORY.glob("appliance/http/*/page"))),
     *(entry for name in _shipped() for entry in copy_metadata(name)),
 ]
 
