@@ -7,6 +7,7 @@ Defaults suit a small box that nobody watches; the reasons stand in
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 
@@ -18,8 +19,12 @@ __all__ = [
     "ROUTING_PLANE",
     "TOGETHER_PLANE",
     "KeeperSettings",
+    "RequestId",
     "routing_plane",
 ]
+
+RequestId = Annotated[int, msgspec.Meta(ge=0)]
+"""Number of a request on a plane's channel; 0 asks for no reply."""
 
 ROUTING_PLANE = "data"
 """The plane that routes: it starts first and stops last."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from appliance.keeper.nodes_protocol import Claims, NodeEnded, Unclaim
 from appliance.keeper.protocol import (
     Health,
     KeeperStatus,
@@ -36,6 +37,7 @@ __all__ = [
     "MAX_WAITING_LINKS",
     "Conversation",
     "IncomingLink",
+    "NodeWord",
     "PlaneContext",
     "PlaneMain",
     "PlaneStatistics",
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 MAX_WAITING_LINKS = 64
+NodeWord = NodeEnded | Claims | Unclaim
+"""What the keeper says about node processes without being asked."""
 ANSWER_TIMEOUT_S = 5.0
 """How long the keeper may take for an answer. Its turns take microseconds; this covers a frozen machine."""
 
@@ -67,6 +71,7 @@ class PlaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
     links_received: int
     links_dropped: int
     malformed: int
+    node_events_dropped: int = 0
     channel: ChannelStatistics
 
 
@@ -76,13 +81,14 @@ class Conversation:
     def __init__(self) -> None:
         self.requests = self.replies = self.replies_late = 0
         self.links_opened = self.links_received = self.links_dropped = self.malformed = 0
+        self.node_events_dropped = 0
 
     def number(self) -> int:
         """A fresh request id, above 0."""
         self.requests += 1
         return self.requests
 
-    def take(self, packet: Packet) -> Stop | IncomingLink | Reply | None:
+    def take(self, packet: Packet) -> Stop | IncomingLink | Reply | NodeWord | None:
         """What a packet means; ``None`` when it means nothing (counted, its descriptors closed)."""
         try:
             order = decode_order(packet.data)
@@ -111,6 +117,7 @@ class Conversation:
             links_received=self.links_received,
             links_dropped=self.links_dropped,
             malformed=self.malformed,
+            node_events_dropped=self.node_events_dropped,
             channel=channel.statistics(),
         )
 
@@ -251,6 +258,8 @@ class PlaneContext:
                 self._links.append(taken)
             else:
                 self.conversation.drop(taken)
+        elif isinstance(taken, NodeEnded):  # a plane without an event loop does not supervise
+            self.conversation.node_events_dropped += 1
         return taken if isinstance(taken, Reply) else None
 
     def _ask(self, request: Request, timeout_s: float, fds: Sequence[int] = ()) -> Reply:

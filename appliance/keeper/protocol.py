@@ -2,8 +2,8 @@
 
 A plane asks with an ``id`` above 0 and gets one ``reply`` with that id; id 0 asks for no reply. An op that
 the keeper does not know is answered with an error, never with silence. The keeper orders with ``stop`` and
-hands over connections with ``link`` and one descriptor. Node supervision will add its ops to ``Request``
-here and its answers to ``Reply.result``; nothing else needs to change. No I/O in this module.
+hands over connections with ``link`` and one descriptor. The words about node processes are in
+:mod:`appliance.keeper.nodes_protocol`. No I/O in this module.
 """
 
 from __future__ import annotations
@@ -12,6 +12,18 @@ from typing import Annotated
 
 import msgspec
 
+from appliance.keeper.nodes_protocol import (
+    Claims,
+    FollowNodes,
+    ForgetNode,
+    ListNodes,
+    NodeEnded,
+    NodeStatistics,
+    StartNode,
+    StopNode,
+    Unclaim,
+)
+from appliance.keeper.numbers import RequestId
 from appliance.wire.errors import (
     Busy,
     Conflict,
@@ -42,7 +54,6 @@ __all__ = [
     "refusal",
 ]
 
-RequestId = Annotated[int, msgspec.Meta(ge=0)]
 PlaneName = Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
 LinkName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 HealthTimeout = Annotated[float, msgspec.Meta(gt=0, le=3600)]
@@ -107,8 +118,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
         return not self.code
 
 
-Request = Ready | Health | Status | Restart | Link
-Order = Stop | Link | Reply
+Request = (
+    Ready | Health | Status | Restart | Link | StartNode | StopNode | ForgetNode | ListNodes | FollowNodes
+)
+Order = Stop | Link | Reply | NodeEnded | Claims | Unclaim
 
 
 class PlaneStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +171,7 @@ class KeeperStatus(msgspec.Struct, frozen=True, kw_only=True):
     stopping: bool
     planes: tuple[PlaneStatus, ...]
     statistics: KeeperStatistics
+    nodes: NodeStatistics = NodeStatistics()
 
 
 class _Head(msgspec.Struct, frozen=True):
