@@ -4,6 +4,7 @@ import {act, field, fill, h, toast} from "./dom.js";
 export const id = "messages";
 export const title = "Messages";
 const KEPT = 300;
+const SHOWN = 400;
 
 export function show(host, hive, signal) {
   host.append(sender(hive), tapped(signal));
@@ -40,6 +41,7 @@ function sender(hive) {
 
 function tapped(signal) {
   const name = h("input", {placeholder: "every node", "aria-label": "Only messages of this node", spellcheck: "false"});
+  const system = h("input", {type: "checkbox"});
   const lines = h("pre", {class: "log", tabindex: "0", "aria-label": "Messages"});
   const button = h("button", {type: "button", class: "primary"}, "Start");
   let stop = null;
@@ -57,7 +59,10 @@ function tapped(signal) {
     button.textContent = "Stop";
     const query = name.value.trim() ? `?name=${segment(name.value.trim())}` : "";
     try {
-      await follow(`/tap${query}`, (data) => add(summary(data)), mine.signal);
+      await follow(`/tap${query}`, (data) => {
+        const event = JSON.parse(data);
+        if (system.checked || (event.type !== "system" && event.type !== "admin")) add(summary(event));
+      }, mine.signal);
       if (!mine.signal.aborted) add("— the box ended the tap —");
     } catch (error) {
       if (!mine.signal.aborted) add(`— ${error.message} —`);
@@ -67,22 +72,19 @@ function tapped(signal) {
   });
   signal.addEventListener("abort", end);
   return h("section", {class: "card"},
-    h("div", {class: "bar"}, h("h2", {}, "Tap"), name, button),
-    h("p", {class: "faint"}, "What the router does with each message: whence, whither, what became of it. Payloads are not shown."),
+    h("div", {class: "bar"}, h("h2", {}, "Tap"), name,
+      h("label", {class: "check"}, system, "system messages"), button),
+    h("p", {class: "faint"}, "What the router does with each message: whence, whither, what became of it, and a short payload."),
     lines);
 }
 
 /** One line for one event of the router's tap. */
-function summary(data) {
-  let event;
-  try {
-    event = JSON.parse(data);
-  } catch {
-    return data;
-  }
-  const time = new Date(event.at_ms ?? Date.now()).toLocaleTimeString();
+function summary(event) {
+  const time = new Date(event.at_ms).toLocaleTimeString();
   const what = [event.type, event.msg].filter(Boolean).join("/");
-  const parts = [time, event.src_l2_name ?? event.src ?? "?", "→", event.dst ?? "(policy)", what, event.outcome,
-    event.size_bytes ? `${event.size_bytes} B` : ""];
-  return parts.filter(Boolean).join("  ");
+  const good = ["delivered", "broadcast", "flooded", "forwarded"].includes(event.outcome);
+  const body = event.frame ? JSON.stringify(event.frame.payload) : `${event.size_bytes} bytes`;
+  const shown = body.length > SHOWN ? `${body.slice(0, SHOWN)}…` : body;
+  return [time, event.from, "→", event.to ?? event.dst ?? "(policy)", what, good ? "" : `[${event.outcome}]`, shown]
+    .filter(Boolean).join("  ");
 }
