@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from functools import partial
 
 import msgspec
@@ -9,6 +10,7 @@ import trio
 
 from appliance.http import DoorConfig, Health, envelope_shape, health_routes, json_router, serve
 from appliance.services.config_routes import RouteLimits, RouteService
+from appliance.services.control_regions import ControlRegions
 from appliance.services.health import HealthService
 from appliance.services.runtime import run_service
 from appliance.store.region_admit import CONTROL
@@ -26,13 +28,14 @@ async def control_plane(
 ) -> None:
     """Run the admin door and the SY.* services until cancelled; started means that all are connected."""
     settings = hive.settings
+    control = msgspec.structs.replace(CONTROL, map_bytes=settings.regions.disk_map_bytes)
+    regions = ControlRegions(control, hive.paths.regions_disk, seams.page, hive.paths.published)
     routes = RouteService(
         hive.hive_id,
         hive.paths,
-        seams.page,
         limits=RouteLimits(settings.limits.static_routes, settings.limits.vpn_rules),
         admin_nodes=("*",) if settings.security.local == "open" else settings.security.admin_nodes,
-        environment=msgspec.structs.replace(CONTROL, map_bytes=settings.regions.disk_map_bytes),
+        regions=regions,
     )
     health = HealthService(hive.hive_id, settings.role, planes=seams.planes, journals=routes.journals)
 
@@ -41,9 +44,12 @@ async def control_plane(
         planes = {f"plane.{plane.name}": plane.state for plane in report.planes}
         return Health(reasons=report.reasons, facts={**report.facts, **planes})
 
-    async with routes.opened(), trio.open_nursery() as nursery:
-        nursery.start_soon(routes.upkeep)
-        nursery.start_soon(routes.publish)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(regions)
+        await stack.enter_async_context(routes.opened())
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        for upkeep in (regions.upkeep, regions.publish, routes.upkeep):
+            nursery.start_soon(upkeep)
         door = DoorConfig(
             name="admin",
             listen=settings.admin.listen,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from appliance.wire.identity import IlkRecord, TenantRecord
 from appliance.wire.routes import Route, VpnRule
 
 from .region_codec import RAW, U64, UTF8, UUID_TEXT, cbor_record, pair
@@ -18,14 +19,21 @@ __all__ = [
     "CFG_ROUTE",
     "CFG_VPN",
     "CONFIG",
+    "IDENTITY",
+    "IDENTITY_CHANNEL",
+    "IDENTITY_META",
+    "IDENTITY_NODE_NAME",
+    "ILK",
     "NODE",
     "NODES",
     "NODE_NAME",
     "ROUTER",
     "ROUTERS",
+    "TENANT",
     "THREADS",
     "THREAD_SEQ",
     "ConfigMeta",
+    "IdentityMeta",
     "NodeRow",
     "RouterRow",
 ]
@@ -60,6 +68,13 @@ class ConfigMeta(msgspec.Struct, frozen=True):
     hive_id: str
 
 
+class IdentityMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Header of the directory: of which making it is (``epoch``), and the tenant of who names none."""
+
+    epoch: str
+    default_tenant_id: str
+
+
 ROUTER: Table[str, RouterRow] = Table("router", UUID_TEXT, cbor_record(RouterRow))
 NODE: Table[str, NodeRow] = Table("node", UUID_TEXT, cbor_record(NodeRow))
 NODE_NAME: Table[str, tuple[int, str]] = Table("node_name", UTF8, pair(U64, UUID_TEXT), dupsort=True)
@@ -70,10 +85,25 @@ CFG_META: Table[str, ConfigMeta] = Table("cfg_meta", UTF8, cbor_record(ConfigMet
 CFG_ROUTE: Table[int, Route] = Table("cfg_route", U64, cbor_record(Route))
 CFG_VPN: Table[int, VpnRule] = Table("cfg_vpn", U64, cbor_record(VpnRule))
 
+IDENTITY_META: Table[str, IdentityMeta] = Table("identity_meta", UTF8, cbor_record(IdentityMeta))
+"""One row, key ``v``."""
+TENANT: Table[str, TenantRecord] = Table("tenant", UUID_TEXT, cbor_record(TenantRecord))
+ILK: Table[str, IlkRecord] = Table("ilk", UUID_TEXT, cbor_record(IlkRecord))
+"""Interlocutors, also deleted ones; keys are the uuids behind ``ilk:`` and ``tnt:``."""
+IDENTITY_NODE_NAME: Table[str, str] = Table("identity_node", UTF8, UUID_TEXT)
+"""``identification.node_name`` of an ILK that is not deleted → its uuid."""
+IDENTITY_CHANNEL: Table[bytes, tuple[str, str]] = Table("identity_channel", RAW, pair(UUID_TEXT, UUID_TEXT))
+"""SHA-256 of realm 0x1f channel type 0x1f address key → (channel, ILK): who is at the other end."""
+
 THREAD_SEQ: Table[bytes, int] = Table("thread_seq", RAW, U64)
 """16-byte thread key → highest sequence number that may have been given out."""
 
 ROUTERS = RegionSpec(name="router", schema=1, tables=(ROUTER,))
 NODES = RegionSpec(name="node", schema=1, tables=(NODE, NODE_NAME))
 CONFIG = RegionSpec(name="config", schema=1, tables=(CFG_META, CFG_ROUTE, CFG_VPN))
+IDENTITY = RegionSpec(
+    name="identity",
+    schema=1,
+    tables=(IDENTITY_META, TENANT, ILK, IDENTITY_NODE_NAME, IDENTITY_CHANNEL),
+)
 THREADS = RegionSpec(name="thread", schema=1, tables=(THREAD_SEQ,))

@@ -16,6 +16,7 @@ from appliance.services.config_routes import RouteLimits, RouteService
 from appliance.services.config_routes import service as service_module
 from appliance.services.config_routes.book import RouteBook
 from appliance.services.config_routes.document import read_document, write_document
+from appliance.services.control_regions import ControlRegions
 from appliance.store.generations import GenerationPage
 from appliance.store.journal import Journal
 from appliance.store.journal_types import JournalSpec
@@ -109,18 +110,28 @@ class Running:
         committer._fail(OSError(error, os.strerror(error)), self.journal._engine.now())
 
 
-def service_of(paths, page):
-    return RouteService(HIVE, paths, page, limits=RouteLimits(256, 256), admin_nodes=(), environment=SPEC)
+def service_of(paths, regions):
+    return RouteService(HIVE, paths, limits=RouteLimits(256, 256), admin_nodes=(), regions=regions)
+
+
+def regions_of(paths, page):
+    return ControlRegions(SPEC, paths.regions_disk, page, paths.published)
 
 
 @asynccontextmanager
 async def running(paths, page):
-    service = service_of(paths, page)
+    with regions_of(paths, page) as regions:
+        async with served(service_of(paths, regions)) as (service, node):
+            yield Running(service, node, paths, page)
+
+
+@asynccontextmanager
+async def served(service):
     async with service.opened(), trio.open_nursery() as nursery:
         node = Node()
         nursery.start_soon(service.serve, node)
         nursery.start_soon(service.upkeep)
-        yield Running(service, node, paths, page)
+        yield service, node
         nursery.cancel_scope.cancel()
 
 
@@ -470,14 +481,14 @@ async def test_a_record_that_does_not_decode_is_damage_and_named(paths, page):
 async def test_a_second_one_is_refused(paths, page):
     async with running(paths, page):
         with pytest.raises(Conflict):
-            async with service_of(paths, page).opened():
+            async with service_of(paths, regions_of(paths, page)).opened():
                 pass
 
 
 @on_trio
 async def test_a_region_that_another_process_writes_is_a_conflict_at_start(paths, page):
     with Environment(SPEC, paths.regions_disk, (CONFIG,), page=page), pytest.raises(Conflict):
-        async with service_of(paths, page).opened():
+        async with service_of(paths, regions_of(paths, page)).opened():
             pass
 
 
@@ -505,22 +516,28 @@ async def test_a_message_without_a_sender_is_done_and_not_answered(paths, page):
 
 @on_trio
 async def test_serving_ends_with_its_node(paths, page):
-    service = service_of(paths, page)
-    async with service.opened():
-        node = Node()
-        node.close()
-        await service.serve(node)
+    with regions_of(paths, page) as regions:
+        service = service_of(paths, regions)
+        async with service.opened():
+            node = Node()
+            node.close()
+            await service.serve(node)
 
 
 @on_trio
 async def test_the_published_copy_follows(paths, page):
+    with regions_of(paths, page) as regions:
+        await follow_the_copy(regions, paths)
+
+
+async def follow_the_copy(regions, paths):
     from appliance.store.published import PublishedRegion
 
-    service = service_of(paths, page)
+    service = service_of(paths, regions)
     async with service.opened(), trio.open_nursery() as nursery:
         node = Node()
         nursery.start_soon(service.serve, node)
-        nursery.start_soon(service.publish)
+        nursery.start_soon(regions.publish)
         await node.admin("add_route", ROUTE)
         with PublishedRegion(paths.published / "control.mdb", (CONFIG,)) as copy:
             with trio.fail_after(10):

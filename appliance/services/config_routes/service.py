@@ -17,11 +17,8 @@ import msgspec
 import trio
 
 from appliance.sdk import Node
-from appliance.store.generations import GenerationPage
 from appliance.store.journal import Journal
 from appliance.store.journal_types import Gap, JournalSpec
-from appliance.store.published import Publisher
-from appliance.store.region_admit import EnvironmentSpec
 from appliance.store.replay import replay
 from appliance.system.log import get_logger
 from appliance.system.paths import Paths
@@ -29,6 +26,7 @@ from appliance.wire.envelope import Message
 from appliance.wire.errors import Conflict, Damaged, FluxbeeError
 from appliance.wire.names import full_name
 
+from ..control_regions import ControlRegions
 from ..health import JournalState
 from .book import RouteBook, RouteLimits
 from .desk import RoutesDesk
@@ -41,44 +39,39 @@ _JOURNAL: Final = "config.routes"
 _BASE_EVERY: Final = 64
 """A base image is written after so many changes; each record is a whole document."""
 
-_FIRST_MAINTENANCE_S: Final = 5.0
-_MAINTENANCE_S: Final = 60.0
 _RETRY_S: Final = 2.0
 
 log = get_logger("config_routes")
 
 
 class RouteService:
-    """Run :meth:`serve` with its node, :meth:`publish` and :meth:`upkeep` inside :meth:`opened`.
+    """Run :meth:`serve` with its node and :meth:`upkeep` inside :meth:`opened`.
 
     Args:
         hive: hive id.
         paths: where journal, region and file lie.
-        page: where the region's generation is announced.
         limits: most entries.
         admin_nodes: who may change routes besides ``SY.*``.
-        environment: environment ``control``; this service is its one writer until others share it.
+        regions: environment ``control``.
     """
 
     def __init__(
         self,
         hive: str,
         paths: Paths,
-        page: GenerationPage,
         *,
         limits: RouteLimits,
         admin_nodes: tuple[str, ...],
-        environment: EnvironmentSpec,
+        regions: ControlRegions,
     ) -> None:
         self._paths = paths
-        self._published = paths.published / f"{environment.name}.mdb"
-        self._region = ConfigRegion(hive, environment, paths.regions_disk, page)
+        self._trouble = trio.Event()
+        self._region = ConfigRegion(hive, regions, self._note_trouble)
         self._desk = RoutesDesk(hive, full_name("SY.config.routes", hive), limits, admin_nodes)
         self.book = RouteBook()
         self._sequence = 0  # of the record that holds ``book``; 0 while none does
         self._wanted: RouteBook | None = None  # the file's, until the journal takes it
         self._lock = trio.Lock()  # messages and upkeep both bring journal and region up to date
-        self._trouble = trio.Event()
 
     @property
     def _document(self) -> Path:
@@ -99,11 +92,8 @@ class RouteService:
         directory = self._paths.journals / _JOURNAL
         spec = JournalSpec(name=_JOURNAL, kind="state", durability="durable", segment_bytes=1 << 20)
         async with await Journal.opened(directory, spec) as self._journal:
-            try:
-                await self._restore()
-                yield self
-            finally:
-                self._region.close()
+            await self._restore()
+            yield self
 
     async def _restore(self) -> None:
         """Find the document in force: the journal's, unless somebody edited the file since."""
@@ -237,25 +227,18 @@ class RouteService:
         log.info("document_in_force", version=self.book.version)
         return True
 
+    def _note_trouble(self) -> None:
+        self._trouble.set()
+
     async def upkeep(self) -> None:
         """Bring up what a refusing medium left behind as soon as it takes writes, until cancelled."""
-        patience_s = _FIRST_MAINTENANCE_S
         while True:
-            with trio.move_on_after(patience_s):
-                await self._trouble.wait()
+            await self._trouble.wait()
             self._trouble = trio.Event()
             while self.is_behind:
                 async with self._lock:
                     done = await self._try_to_catch_up()
                 await trio.sleep(0 if done else _RETRY_S)
-            self._region.maintain()
-            patience_s = _MAINTENANCE_S
-
-    async def publish(self) -> None:
-        """Keep the copy that nodes and tools read up to date, until cancelled."""
-        publisher = Publisher(self._region, self._published)
-        self._region.on_change(publisher.notify)
-        await publisher.run()
 
     def journals(self) -> Sequence[JournalState]:
         """For the health report: the journal, and the region when it is behind."""
