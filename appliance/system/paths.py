@@ -120,6 +120,26 @@ class Paths:
         """Registry of other hives: ``<id>/info.yaml``."""
         return self.lib / "hives"
 
+    @property
+    def node_restarts(self) -> Path:
+        """How often each node was started again; kept over a restart of the control plane, not of the box."""
+        return self.run / "node-restarts.json"
+
+    @property
+    def orchestrator_pid(self) -> Path:
+        """Process id of the control plane (``spec/admin-api.md §D.1``)."""
+        return self.run / "orchestrator.pid"
+
+    @property
+    def identity_map(self) -> Path:
+        """Which identity each node has (``spec/admin-api.md §D.1``)."""
+        return self.state / "orchestrator" / "identity-node-ilk-map.json"
+
+    @property
+    def node_logs(self) -> Path:
+        """What nodes print: one directory per node, written by the keeper."""
+        return self.lib / "logs" / "nodes"
+
     def router_identity(self, router_name: str) -> Path:
         """``identity.yaml`` of the router called ``router_name`` (``RT.x@hive``)."""
         return self.state / router_name / "identity.yaml"
