@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from appliance.wire.errors import Invalid, NotFound
+from appliance.wire.errors import FluxbeeError, Invalid, NotFound
 
 from .frame import Verbs, add_verb, completes
 from .output import ExitCode
@@ -74,6 +74,7 @@ def run_script(script: Path, arguments: list[str]) -> int:
     Raises:
         NotFound: there is no such file.
         Invalid: it, or a module beside it, is no Python of this version; the message has file and line.
+        FluxbeeError: the script raised it, say because no router is there.
         KeyboardInterrupt: Ctrl-C, where the script does not handle it.
     """
     import runpy
@@ -93,6 +94,8 @@ def run_script(script: Path, arguments: list[str]) -> int:
         except KeyboardInterrupt:
             if not told:
                 raise
+        except FluxbeeError:
+            raise  # told with its remedy, as of every verb
         except Exception as error:  # noqa: BLE001 - the author's program; shown as the interpreter would
             _show(error, script)
             return ExitCode.FAILED

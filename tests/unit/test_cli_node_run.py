@@ -68,6 +68,14 @@ def test_an_exception_is_shown_from_the_script_on(tmp_path, capsys):
     assert "ZeroDivisionError" in told
 
 
+def test_an_error_of_the_tree_is_told_with_its_remedy(tmp_path, capsys):
+    text = "import anyio\nfrom appliance.sdk import run_node\nanyio.run(run_node, 'AI.x', None)\n"
+    assert main(["node", "run", "--root", str(tmp_path), written(tmp_path, text)]) == ExitCode.UNREACHABLE
+    told = capsys.readouterr().err
+    assert "remedy:" in told
+    assert "Traceback" not in told
+
+
 def test_no_python_is_told_with_its_line(tmp_path, capsys):
     assert main(["node", "run", written(tmp_path, "x = 1\ny = = 2\n")]) == ExitCode.USAGE
     told = capsys.readouterr().err
