@@ -62,6 +62,7 @@ EXCLUDED = [
     "zmq.ssh",
 ]
 
+
 def _standard_library() -> list[str]:
     """The standard library, but for what ``EXCLUDED`` names: nodes that run in the frozen program import it."""
     found: list[str] = []
@@ -107,7 +108,10 @@ def _shipped() -> list[str]:
 DATAS: list[tuple[str, str]] = [
     (str(REPOSITORY / "config"), "config"),
     (str(REPOSITORY / "LICENSE"), "."),
-    *((str(page), str(page.relative_to(REPOSITORY))) for page in sorted(REPOSITORY.glob("appliance/http/*/page"))),
+    *(
+        (str(page), str(page.relative_to(REPOSITORY)))
+        for page in sorted(REPOSITORY.glob("appliance/http/**/page"))
+    ),
     *(entry for name in _shipped() for entry in copy_metadata(name)),
 ]
 

@@ -18,9 +18,11 @@ from appliance.http.errors import (
 )
 from appliance.http.gate import Gate, extend_deadline
 from appliance.http.health import Health, HealthSource, health_response, health_routes
+from appliance.http.pages import PAGE_PREFIX, Page, wants_html
 from appliance.http.routing import json_router
 
 __all__ = [
+    "PAGE_PREFIX",
     "Door",
     "DoorConfig",
     "DoorStatistics",
@@ -29,6 +31,7 @@ __all__ = [
     "Health",
     "HealthSource",
     "Listen",
+    "Page",
     "PayloadTooLarge",
     "envelope_shape",
     "extend_deadline",
@@ -40,5 +43,6 @@ __all__ = [
     "parse_listen",
     "plain_shape",
     "serve",
+    "wants_html",
     "world_shape",
 ]
