@@ -64,7 +64,7 @@ EXCLUDED = [
 
 
 def _standard_library() -> list[str]:
-    """The standard library, but for what ``EXCLUDED`` names: nodes that run in the frozen program import it."""
+    """The standard library but for ``EXCLUDED``: nodes that run in the frozen program import it."""
     found: list[str] = []
     for name in sorted(sys.stdlib_module_names - {"__main__", "antigravity", "this", "turtle"}):
         if name in EXCLUDED or importlib.util.find_spec(name) is None:
@@ -103,6 +103,12 @@ def _shipped() -> list[str]:
     lines = (REPOSITORY / "build" / "requirements.lock").read_text().splitlines()
     names = [line.split("==")[0] for line in lines if "==" in line and not line.startswith((" ", "#"))]
     return [name for name in names if name not in NOT_SHIPPED]
+
+
+def _pages() -> list[tuple[str, str]]:
+    """The doors' pages, each into its own folder."""
+    folders = sorted(REPOSITORY.glob("appliance/http/**/page"))
+    return [(str(folder), str(folder.relative_to(REPOSITORY))) for folder in folders]
 
 
 DATAS: list[tuple[str, str]] = [
