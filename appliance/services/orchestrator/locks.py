@@ -1,0 +1,74 @@
+"""One queue per resource: changes of one node, runtime or hive follow each other, others do not wait.
+
+First come, first served (``design.md §5``, Admin API): a place is taken when the ticket is made, not when
+its holder first runs, because tasks do not run in the order in which they were started. A queue exists only
+while somebody stands in it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from types import TracebackType
+
+import trio
+
+__all__ = ["ResourceLocks", "Ticket"]
+
+
+class Ticket:
+    """A place in the queue of one resource; ``async with`` waits for its turn and gives the place up.
+
+    A ticket that will not be used must be given back with :meth:`release`.
+    """
+
+    __slots__ = ("_locks", "resource", "turn")
+
+    def __init__(self, locks: ResourceLocks, resource: str) -> None:
+        self._locks = locks
+        self.resource = resource
+        self.turn = trio.Event()
+
+    async def __aenter__(self) -> None:
+        try:
+            await self.turn.wait()
+        except BaseException:
+            self.release()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Leave the queue; the next one is let in when this one was first. Twice is once."""
+        self._locks._leave(self)
+
+
+class ResourceLocks:
+    """Queues by name, such as ``node:AI.x@hive``, ``runtime:ai.x``, ``hive:edge-07``."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[Ticket]] = {}
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def ticket(self, resource: str) -> Ticket:
+        """Take a place now. Not re-entrant: who holds a resource and asks for it again waits for ever."""
+        ticket = Ticket(self, resource)
+        queue = self._queues.setdefault(resource, deque())
+        queue.append(ticket)
+        if len(queue) == 1:
+            ticket.turn.set()
+        return ticket
+
+    def _leave(self, ticket: Ticket) -> None:
+        queue = self._queues.get(ticket.resource)
+        if queue is None or ticket not in queue:
+            return
+        queue.remove(ticket)
+        if queue:
+            queue[0].turn.set()
+        else:
+            del self._queues[ticket.resource]
