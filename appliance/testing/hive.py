@@ -2,7 +2,7 @@
 
 ``HiveHarness`` writes a ``hive.yaml`` below a directory of yours, starts ``fluxbee run`` on it and waits
 until nodes can connect. Leaving the block stops it and checks that it stopped cleanly. Use it in tests of
-nodes and services alike; nothing outside the directory is touched but one loopback port.
+nodes and services alike; nothing outside the directory is touched but two loopback ports.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class HiveHarness:
         self.hive_id = "motherbee"
         self.planes = planes
         self.port = free_port()
+        self.world_port = free_port()
         self.log = root / "hive.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._settings = dict(settings or {})
@@ -83,6 +84,11 @@ class HiveHarness:
         """Base address of the admin door."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def world_url(self) -> str:
+        """Base address of the world's door."""
+        return f"http://127.0.0.1:{self.world_port}"
+
     def write_config(self) -> None:
         """Write ``hive.yaml``: a motherbee in which every local peer may do everything."""
         value: dict[str, object] = {
@@ -90,6 +96,7 @@ class HiveHarness:
             "role": "motherbee",
             "planes": self.planes,
             "admin": {"listen": f"127.0.0.1:{self.port}"},
+            "world": {"listen": f"127.0.0.1:{self.world_port}"},
             "security": {"admin_nodes": ["*"], "system_uids": [os.getuid()]},
             "log": {"format": "terminal"},
         }
