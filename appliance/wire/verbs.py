@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "ADD_HIVE_FINALIZE",
     "ADMIN",
     "ADMIN_COMMAND",
     "ADMIN_COMMAND_RESPONSE",
@@ -23,6 +24,9 @@ __all__ = [
     "ECHO",
     "ECHO_REPLY",
     "GATEWAY_UNAVAILABLE",
+    "GET_RUNTIME",
+    "GET_RUNTIMES",
+    "GET_VERSIONS",
     "HEALTH_GET",
     "HELLO",
     "IDENTITY_METRICS",
@@ -32,9 +36,16 @@ __all__ = [
     "ILK_PROVISION",
     "ILK_REGISTER",
     "ILK_UPDATE",
+    "INVENTORY_REQUEST",
+    "INVENTORY_RESPONSE",
+    "KILL_NODE",
+    "LIST_NODES",
+    "NODE_CONFIG_GET",
+    "NODE_CONFIG_SET",
     "NODE_CONGESTED",
     "NODE_CONTROL_TARGET",
     "NODE_NOT_FOUND",
+    "NODE_STATE_GET",
     "NODE_STATUS_GET",
     "NODE_STATUS_GET_RESPONSE",
     "OPA_ERROR",
@@ -45,6 +56,9 @@ __all__ = [
     "PONG",
     "QUERY",
     "QUERY_RESPONSE",
+    "REMOVE_HIVE_CLEANUP",
+    "REMOVE_NODE_INSTANCE",
+    "RESTART_NODE",
     "ROUTER_EXPLAIN",
     "ROUTER_NODES",
     "ROUTER_QUEUES",
@@ -52,12 +66,18 @@ __all__ = [
     "ROUTER_STATUS",
     "ROUTER_TAP",
     "ROUTER_TAP_EVENT",
+    "RUNTIME_UPDATE",
     "SCOPE_GLOBAL",
     "SCOPE_VPN",
+    "SPAWN_NODE",
+    "START_NODE",
     "STATUS",
     "STORAGE_METRICS",
     "SYSTEM",
     "SYSTEM_SYNC_HINT",
+    "SYSTEM_UPDATE",
+    "TIMER_PURGE_OWNER",
+    "TIMER_RESPONSE",
     "TIME_SYNC",
     "TNT_APPROVE",
     "TNT_CREATE",
@@ -154,6 +174,28 @@ STORAGE_METRICS: Final = "STORAGE_METRICS"
 
 # replication of blobs and packages (spec/node-protocol.md §5.5)
 SYSTEM_SYNC_HINT: Final = "SYSTEM_SYNC_HINT"
+
+# nodes, runtimes and hives: SY.orchestrator (node-protocol §5.5); timers: SY.timer (§5.8)
+SPAWN_NODE: Final = "SPAWN_NODE"
+START_NODE: Final = "START_NODE"
+RESTART_NODE: Final = "RESTART_NODE"
+KILL_NODE: Final = "KILL_NODE"
+REMOVE_NODE_INSTANCE: Final = "REMOVE_NODE_INSTANCE"
+NODE_CONFIG_GET: Final = "NODE_CONFIG_GET"
+NODE_CONFIG_SET: Final = "NODE_CONFIG_SET"
+NODE_STATE_GET: Final = "NODE_STATE_GET"
+LIST_NODES: Final = "LIST_NODES"
+GET_VERSIONS: Final = "GET_VERSIONS"
+GET_RUNTIMES: Final = "GET_RUNTIMES"
+GET_RUNTIME: Final = "GET_RUNTIME"
+SYSTEM_UPDATE: Final = "SYSTEM_UPDATE"
+RUNTIME_UPDATE: Final = "RUNTIME_UPDATE"
+ADD_HIVE_FINALIZE: Final = "ADD_HIVE_FINALIZE"
+REMOVE_HIVE_CLEANUP: Final = "REMOVE_HIVE_CLEANUP"
+INVENTORY_REQUEST: Final = "INVENTORY_REQUEST"
+INVENTORY_RESPONSE: Final = "INVENTORY_RESPONSE"
+TIMER_PURGE_OWNER: Final = "TIMER_PURGE_OWNER"
+TIMER_RESPONSE: Final = "TIMER_RESPONSE"
 
 
 def response_verb(verb: str) -> str:

@@ -1,8 +1,8 @@
 """What the verbs of SY.orchestrator share: who we are, the node to ask with, locks, the router's view.
 
 A verb handler is ``async (request, source) -> payload``: ``request`` is the payload of the message,
-``source`` the sender's L2 name. It may raise any :class:`FluxbeeError`; the dispatcher makes the error payload
-of it, with ``details`` beside code and message. While a changing verb runs, its resource is held
+``source`` the sender's L2 name. It may raise any :class:`FluxbeeError`; the dispatcher makes the error
+payload of it, with ``details`` beside code and message. While a changing verb runs, its resource is held
 (:func:`.verbs_table.resource_of`).
 """
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from appliance.supervise.manifest import is_token
 from appliance.supervise.names import parse_node_name
+from appliance.wire import verbs
 from appliance.wire.errors import Invalid
 
 __all__ = [
@@ -23,24 +24,24 @@ __all__ = [
 ]
 
 ACTION_OF: Final = {
-    "SPAWN_NODE": "run_node",
-    "START_NODE": "start_node",
-    "RESTART_NODE": "restart_node",
-    "KILL_NODE": "kill_node",
-    "REMOVE_NODE_INSTANCE": "remove_node_instance",
-    "NODE_CONFIG_GET": "get_node_config",
-    "NODE_CONFIG_SET": "set_node_config",
-    "NODE_STATE_GET": "get_node_state",
-    "NODE_STATUS_GET": "get_node_status",
-    "LIST_NODES": "list_nodes",
-    "GET_VERSIONS": "get_versions",
-    "GET_RUNTIMES": "list_runtimes",
-    "GET_RUNTIME": "get_runtime",
-    "INVENTORY_REQUEST": "inventory",
-    "SYSTEM_UPDATE": "update",
-    "SYSTEM_SYNC_HINT": "sync_hint",
-    "ADD_HIVE_FINALIZE": "add_hive_finalize",
-    "REMOVE_HIVE_CLEANUP": "remove_hive_cleanup",
+    verbs.SPAWN_NODE: "run_node",
+    verbs.START_NODE: "start_node",
+    verbs.RESTART_NODE: "restart_node",
+    verbs.KILL_NODE: "kill_node",
+    verbs.REMOVE_NODE_INSTANCE: "remove_node_instance",
+    verbs.NODE_CONFIG_GET: "get_node_config",
+    verbs.NODE_CONFIG_SET: "set_node_config",
+    verbs.NODE_STATE_GET: "get_node_state",
+    verbs.NODE_STATUS_GET: "get_node_status",
+    verbs.LIST_NODES: "list_nodes",
+    verbs.GET_VERSIONS: "get_versions",
+    verbs.GET_RUNTIMES: "list_runtimes",
+    verbs.GET_RUNTIME: "get_runtime",
+    verbs.INVENTORY_REQUEST: "inventory",
+    verbs.SYSTEM_UPDATE: "update",
+    verbs.SYSTEM_SYNC_HINT: "sync_hint",
+    verbs.ADD_HIVE_FINALIZE: "add_hive_finalize",
+    verbs.REMOVE_HIVE_CLEANUP: "remove_hive_cleanup",
 }
 """Action of each system verb."""
 
