@@ -71,6 +71,11 @@ class Paths:
         return self.lib / "state"
 
     @property
+    def config_versions(self) -> Path:
+        """Version counters of SY.admin, one small file per group (``spec/admin-api.md §A.10``)."""
+        return self.state / "config_versions"
+
+    @property
     def node_uuids(self) -> Path:
         """Persistent L1 uuids, one file per base name."""
         return self.state / "nodes"
