@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from appliance.wire.identity import IlkRecord, TenantRecord
+from appliance.wire.identity import IdentityMeta, IlkRecord, TenantRecord
 from appliance.wire.routes import Route, VpnRule
 
 from .region_codec import RAW, U64, UTF8, UUID_TEXT, cbor_record, pair
@@ -33,7 +33,6 @@ __all__ = [
     "THREADS",
     "THREAD_SEQ",
     "ConfigMeta",
-    "IdentityMeta",
     "NodeRow",
     "RouterRow",
 ]
@@ -66,13 +65,6 @@ class ConfigMeta(msgspec.Struct, frozen=True):
     doc_version: int
     updated_at_ms: int
     hive_id: str
-
-
-class IdentityMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """Header of the directory: of which making it is (``epoch``), and the tenant of who names none."""
-
-    epoch: str
-    default_tenant_id: str
 
 
 ROUTER: Table[str, RouterRow] = Table("router", UUID_TEXT, cbor_record(RouterRow))

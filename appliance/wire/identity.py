@@ -23,6 +23,7 @@ __all__ = [
     "ChannelRecord",
     "GivenChannel",
     "IdentityFigures",
+    "IdentityMeta",
     "IlkGet",
     "IlkList",
     "IlkRecord",
@@ -139,7 +140,7 @@ class IlkRecord(msgspec.Struct, frozen=True, kw_only=True):
     def named(self, key: str) -> str | None:
         """A text of ``identification``, or ``None``: ``display_name``, ``node_name``, ``email``."""
         value = self.identification.get(key)
-        return value if isinstance(value, str) and value else None
+        return value.strip() or None if isinstance(value, str) else None
 
 
 class TenantRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +155,13 @@ class TenantRecord(msgspec.Struct, frozen=True, kw_only=True):
     approved_by: str | None = None
     created_at_ms: int = 0
     updated_at_ms: int = 0
+
+
+class IdentityMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Header of the directory: which making of it this is, and the tenant of who names none."""
+
+    epoch: str
+    default_tenant_id: str
 
 
 # --- requests ------------------------------------------------------------------------------------------
