@@ -46,6 +46,10 @@ class DoorConfig(msgspec.Struct, frozen=True, kw_only=True):
         ask_whom: who must show the token: ``remote`` peers that are not on loopback, or ``all``.
         public_paths: paths that are read without a token by anybody (``GET`` and ``HEAD`` only).
         credential: further proof than the token, asked when the token is missing; gets the ASGI scope.
+        own_auth: the application asks for credentials itself where they are needed; lets ``listen`` be off
+            loopback without ``token``.
+        websocket_reads: a page of another origin may open a WebSocket (the application then takes no writes
+            from it).
         allowed_hosts: names that ``Host`` may say, without port, besides loopback names, IP literals and the
             host of ``listen``.
         allowed_origins: origins (``https://name:port``) that count as our own.
@@ -72,6 +76,8 @@ class DoorConfig(msgspec.Struct, frozen=True, kw_only=True):
     ask_whom: Literal["remote", "all"] = "remote"
     public_paths: frozenset[str] = frozenset({"/health"})
     credential: Callable[[Scope], bool] | None = None
+    own_auth: bool = False
+    websocket_reads: bool = False
     allowed_hosts: frozenset[str] = frozenset()
     allowed_origins: frozenset[str] = frozenset()
     max_body_bytes: int | Callable[[Scope], int] = 64 * _KIB * _KIB
@@ -98,7 +104,7 @@ class DoorConfig(msgspec.Struct, frozen=True, kw_only=True):
         listen = parse_listen(self.listen, key=self.key)
         if self.token is not None and not self.token.strip():
             raise Misconfigured(f"the token of door {self.name!r} is empty", field=self.key)
-        if self.token is None and not is_loopback(listen.host):
+        if self.token is None and not self.own_auth and not is_loopback(listen.host):
             raise Misconfigured(
                 f"{self.key}: {self.listen} is reachable from outside this machine and no token is set",
                 remedy=f"Set a token for the {self.name} door, or listen on 127.0.0.1:{listen.port}.",

@@ -10,6 +10,7 @@ many streams would pass by the limits kept here.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ from starlette.types import ASGIApp, Message
 from appliance.http.config import DoorConfig
 from appliance.http.counters import Counters
 from appliance.http.errors import ClientGone, Fault
+from appliance.http.frames import FRAMES
 from appliance.http.inbox import Inbox
 from appliance.system.log import Repeated, get_logger
 
@@ -120,6 +122,7 @@ class Connection:
         self._lost = False
         self._inbox: Inbox | None = None
         self._gone = "http.disconnect"
+        self._unsent = b""
         self._helpers: list[trio.CancelScope] = []
         self._nursery: trio.Nursery | None = None
         sock = stream.socket
@@ -230,11 +233,46 @@ class Connection:
         # What ASGI 2.4 asks of a server is kept by ``forward``: a handler learns of a lost client as an
         # OSError.
         scope["asgi"]["spec_version"] = "2.4"
+        if scope["type"] == "websocket":
+            scope["extensions"][FRAMES] = self  # type: ignore[assignment]  # ASGI leaves its values open
         with suppress(ClientGone):
             await self._app(scope, inbox.get, forward)  # type: ignore[arg-type]
         # A reader that waits for room is let go: nobody takes the rest of this request.
         inbox.finish({"type": self._gone})
         await send(None)
+
+    # Ready frames (``FrameSocket``).
+
+    @property
+    def unsent(self) -> bool:
+        """Whether ``write_now`` left a part that ``flush`` is to send."""
+        return bool(self._unsent)
+
+    def write_now(self, data: bytes) -> bool:
+        """Hand whole frames to the socket without waiting; see ``FrameSocket``."""
+        if self._lost or self._closing or self._unsent or self._sending.locked():
+            return False
+        try:
+            sent = os.write(self._stream.socket.fileno(), data)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._lost = True  # the reader finds out too, and ends the connection
+            return False
+        if sent < len(data):
+            self._unsent = data[sent:]
+        return True
+
+    async def write(self, data: bytes) -> None:
+        """Send whole frames; see ``FrameSocket``."""
+        if not self._lost and not self._closing:
+            await self._write(data)
+        if self._lost or self._closing:
+            raise ClientGone("the client is gone")
+
+    async def flush(self) -> None:
+        """Send what ``write_now`` left; see ``FrameSocket``."""
+        await self.write(b"")
 
     # Reading.
 
@@ -315,6 +353,8 @@ class Connection:
 
     async def _write(self, data: bytes) -> None:
         async with self._sending:
+            if self._unsent:  # the rest of a frame: nothing may come between
+                data, self._unsent = self._unsent + data, b""
             try:
                 with memoryview(data) as view:
                     for start in range(0, len(view), _WRITE_BYTES):

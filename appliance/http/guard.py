@@ -59,7 +59,10 @@ class Guard:
                 refusal.status = 401
                 return refusal
             return None
-        writes = scope["type"] == "websocket" or method not in _SAFE
+        if scope["type"] == "websocket":
+            writes = not self._config.websocket_reads
+        else:
+            writes = method not in _SAFE
         if writes and is_foreign(scope, self._origins) and not self._has_token(scope):
             return Refused(
                 "a page of another origin may not write here",
