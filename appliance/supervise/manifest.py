@@ -33,10 +33,12 @@ __all__ = [
     "Manifest",
     "RuntimeEntry",
     "StoredManifest",
-    "check_token",
+    "check_runtime",
+    "check_version",
     "create_manifest",
     "find_runtime",
     "is_token",
+    "is_version",
     "locked_manifest",
     "manifest_path",
     "next_manifest",
@@ -55,6 +57,7 @@ MAX_MANIFEST_BYTES: Final = 16 << 20
 _SCHEMA_VERSIONS: Final = (1, 2)
 _WRITE_V2_ENV: Final = "FLUXBEE_RUNTIME_MANIFEST_WRITE_V2"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
+_VERSION: Final = re.compile(r"[A-Za-z0-9._+-]{1,128}\Z")
 _LOCK_TIMEOUT_S: Final = 10.0
 _LOCK_RETRY_S: Final = 0.02
 _MAX_VERSION: Final = 2**64 - 1
@@ -131,23 +134,39 @@ def version_directory(dist: Path, runtime: str, version: str) -> Path:
 
 
 def is_token(text: object) -> bool:
-    """Whether ``text`` may name a runtime or a version: ``[A-Za-z0-9._-]+``, and never ``.`` or ``..``."""
+    """Whether ``text`` may name a runtime: ``[A-Za-z0-9._-]+`` (``§D.2``), and never ``.`` or ``..``."""
     return isinstance(text, str) and _TOKEN.match(text) is not None and text not in (".", "..")
 
 
-def check_token(text: object, field: str) -> str:
-    """``text`` when it is a token (``spec/admin-api.md §D.2``).
+def is_version(text: object) -> bool:
+    """Whether ``text`` may name a version: a token in which ``+`` may stand, as semver's builds have it."""
+    return isinstance(text, str) and _VERSION.match(text) is not None and text not in (".", "..")
+
+
+def check_runtime(text: object, field: str = "runtime") -> str:
+    """``text`` when it may name a runtime.
 
     Raises:
-        Invalid: it is not; ``field`` is named.
+        Invalid: it may not; ``field`` is named.
     """
     if not isinstance(text, str) or not is_token(text):
-        raise Invalid(
-            f"invalid {field}: {str(text)[:80]!r}",
-            field=field,
-            remedy="Use 1 to 128 letters, digits, '.', '_' or '-'.",
-        )
+        raise _no_token(text, field, "'.', '_' or '-'")
     return text
+
+
+def check_version(text: object, field: str = "runtime_version") -> str:
+    """``text`` when it may name a version; errors as :func:`check_runtime`."""
+    if not isinstance(text, str) or not is_version(text):
+        raise _no_token(text, field, "'.', '_', '-' or '+'")
+    return text
+
+
+def _no_token(text: object, field: str, others: str) -> Invalid:
+    return Invalid(
+        f"invalid {field}: {str(text)[:80]!r}",
+        field=field,
+        remedy=f"Use 1 to 128 letters, digits, {others}.",
+    )
 
 
 def read_manifest(dist: Path) -> StoredManifest:
@@ -341,10 +360,10 @@ def _entry(name: str, value: object, path: Path) -> RuntimeEntry:
     available = rest.pop("available", None)
     if available is None:
         available = []
-    if not isinstance(available, list) or not all(is_token(version) for version in available):
+    if not isinstance(available, list) or not all(is_version(version) for version in available):
         raise _damaged(path, f"runtime {name}: available is not a list of versions")
     current = rest.pop("current", None)
-    if current is not None and current != "" and not is_token(current):
+    if current is not None and current != "" and not is_version(current):
         raise _damaged(path, f"runtime {name}: current is not a version")
     package_type, base = rest.pop("type", None), rest.pop("runtime_base", None)
     if package_type is not None and not isinstance(package_type, str):

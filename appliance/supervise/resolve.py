@@ -15,7 +15,14 @@ import msgspec
 
 from appliance.wire.errors import Damaged, FluxbeeError, NotFound, Unavailable
 
-from .manifest import RuntimeEntry, StoredManifest, check_token, find_runtime, version_directory
+from .manifest import (
+    RuntimeEntry,
+    StoredManifest,
+    check_runtime,
+    check_version,
+    find_runtime,
+    version_directory,
+)
 from .readiness import (
     PACKAGE_TYPES,
     global_health,
@@ -70,14 +77,14 @@ def resolve(stored: StoredManifest, dist: Path, runtime: str, version: str = CUR
         version: a version that is listed, or ``current``.
 
     Raises:
-        Invalid: ``runtime`` or ``version`` is no token.
+        Invalid: ``runtime`` or ``version`` is no name of one.
         NotFound: ``RUNTIME_NOT_AVAILABLE``.
         Unavailable: ``MISSING_RUNTIME_BASE``, ``BASE_RUNTIME_NOT_AVAILABLE``, ``UNKNOWN_PACKAGE_TYPE``,
             ``RUNTIME_NOT_PRESENT``, ``BASE_RUNTIME_NOT_PRESENT``.
         Damaged: ``CONFIG_WRITE_FAILED``; the package's configuration template does not read.
     """
-    check_token(runtime, "runtime")
-    check_token(version, "runtime_version")
+    check_runtime(runtime)
+    check_version(version)
     found = find_runtime(stored.manifest, runtime)
     if found is None:
         raise NotFound(f"runtime '{runtime}' is not in the manifest", code="RUNTIME_NOT_AVAILABLE")
