@@ -276,6 +276,9 @@ class RateLimit(Section, frozen=True, kw_only=True):
             env=("FLUX_RATE_LIMIT_PER_NAMESPACE_PER_MINUTE",),
         ),
     ] = 10_000
+    per_source_per_minute: Annotated[
+        int, key("Events per `source` and minute, also without authentication; 0: any.", ge=0, le=1 << 40)
+    ] = 0
     single_bytes: Annotated[
         int,
         key(
@@ -325,6 +328,43 @@ class World(Section, frozen=True, kw_only=True):
     max_batch_delete: Annotated[int, key("Most entities that one request removes.", ge=1, le=10_000_000)] = (
         10_000
     )
+    max_entities: Annotated[int, key("Most entities that exist at once.", ge=1, le=1_000_000_000)] = 5_000_000
+    entity_bytes: Annotated[
+        int,
+        key(
+            "Size of an entity from which on it takes no more events, only its removal.",
+            ge=4 * _KIB,
+            le=16 * _MIB,
+        ),
+    ] = _MIB
+    overlay_bytes: Annotated[
+        int,
+        key(
+            "Committed events that the region does not show yet; beyond it publishers wait, then get 503.",
+            ge=_MIB,
+            le=4 * _GIB,
+        ),
+    ] = 64 * _MIB
+    retention_bytes: Annotated[
+        int,
+        key(
+            "Bytes of events after which the state is written as a base image and events before the"
+            " previous image are removed; history holds one to two times as much.",
+            ge=_MIB,
+            le=1_000_000_000_000,
+        ),
+    ] = 256 * _MIB
+    retention_days: Annotated[int, key("Days after which the same is done in any case.", ge=1, le=36_500)] = (
+        30
+    )
+    dedup_events: Annotated[
+        int,
+        key(
+            "Events back to which an `eventId` that a client chose is recognised; 0: never.",
+            ge=0,
+            le=10_000_000,
+        ),
+    ] = 100_000
     metrics_interval_s: Annotated[
         int, key("Seconds between two metrics frames to subscribers.", ge=1, le=3600)
     ] = 2

@@ -11,7 +11,7 @@ import msgspec
 from appliance.wire.identity import IdentityMeta, IlkRecord, TenantRecord
 from appliance.wire.routes import Route, VpnRule
 
-from .region_codec import RAW, U64, UTF8, UUID_TEXT, cbor_record, pair
+from .region_codec import JSON_BYTES, RAW, U64, UTF8, UUID_TEXT, cbor_record, pair
 from .region_table import RegionSpec, Table
 
 __all__ = [
@@ -32,6 +32,10 @@ __all__ = [
     "TENANT",
     "THREADS",
     "THREAD_SEQ",
+    "WORLD_ENTITY",
+    "WORLD_META",
+    "WORLD_NAMESPACE",
+    "WORLD_REGION",
     "ConfigMeta",
     "NodeRow",
     "RouterRow",
@@ -90,6 +94,13 @@ IDENTITY_CHANNEL: Table[bytes, tuple[str, str]] = Table("identity_channel", RAW,
 THREAD_SEQ: Table[bytes, int] = Table("thread_seq", RAW, U64)
 """16-byte thread key → highest sequence number that may have been given out."""
 
+WORLD_ENTITY: Table[bytes, tuple[int, bytes]] = Table("world_entity", RAW, pair(U64, JSON_BYTES))
+"""Entity id (long ones shortened, ``appliance.world.entities``) → (newest event, JSON text); an empty text is
+an entity that does not exist and has a history."""
+WORLD_NAMESPACE: Table[str, bytes] = Table("world_namespace", UTF8, JSON_BYTES)
+WORLD_META: Table[str, bytes] = Table("world_meta", UTF8, JSON_BYTES)
+"""``config``: runtime configuration; ``view``: of which journal, and how many entities."""
+
 ROUTERS = RegionSpec(name="router", schema=1, tables=(ROUTER,))
 NODES = RegionSpec(name="node", schema=1, tables=(NODE, NODE_NAME))
 CONFIG = RegionSpec(name="config", schema=1, tables=(CFG_META, CFG_ROUTE, CFG_VPN))
@@ -98,4 +109,5 @@ IDENTITY = RegionSpec(
     schema=1,
     tables=(IDENTITY_META, TENANT, ILK, IDENTITY_NODE_NAME, IDENTITY_CHANNEL),
 )
+WORLD_REGION = RegionSpec(name="world", schema=1, tables=(WORLD_ENTITY, WORLD_NAMESPACE, WORLD_META))
 THREADS = RegionSpec(name="thread", schema=1, tables=(THREAD_SEQ,))
