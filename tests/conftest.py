@@ -42,9 +42,12 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"{count} privileged tests left out: they need root (sudo make test)")
 
 
-@pytest.fixture
-def hive_folder() -> Iterator[Path]:
+def _short_folder() -> Iterator[Path]:
     """An empty folder with a short path: that of a Unix socket has 107 bytes, and pytest's own is long."""
     folder = Path(tempfile.mkdtemp(prefix="fluxbee-"))
     yield folder
     shutil.rmtree(folder)
+
+
+hive_folder = pytest.fixture(_short_folder, name="hive_folder")
+module_hive_folder = pytest.fixture(_short_folder, scope="module", name="module_hive_folder")
