@@ -9,10 +9,13 @@ import msgspec
 import trio
 
 from appliance.http import DoorConfig, Health, envelope_shape, health_routes, json_router, serve
+from appliance.identity import RegistryLimits
 from appliance.services.config_routes import RouteLimits, RouteService
 from appliance.services.control_regions import ControlRegions
 from appliance.services.health import HealthService
+from appliance.services.identity import IdentityService, IdentitySettings
 from appliance.services.runtime import run_service
+from appliance.services.storage import StorageService
 from appliance.store.region_admit import CONTROL
 from appliance.system import log as logs
 
@@ -37,7 +40,14 @@ async def control_plane(
         admin_nodes=("*",) if settings.security.local == "open" else settings.security.admin_nodes,
         regions=regions,
     )
-    health = HealthService(hive.hive_id, settings.role, planes=seams.planes, journals=routes.journals)
+    identity = _identity(hive, regions)
+    storage = StorageService(hive.paths)
+    health = HealthService(
+        hive.hive_id,
+        settings.role,
+        planes=seams.planes,
+        journals=lambda: [*routes.journals(), *identity.journals()],
+    )
 
     async def admin_health() -> Health:
         report = await health.report()
@@ -47,8 +57,9 @@ async def control_plane(
     async with AsyncExitStack() as stack:
         stack.enter_context(regions)
         await stack.enter_async_context(routes.opened())
+        await stack.enter_async_context(identity.opened())
         nursery = await stack.enter_async_context(trio.open_nursery())
-        for upkeep in (regions.upkeep, regions.publish, routes.upkeep):
+        for upkeep in (regions.upkeep, regions.publish, routes.upkeep, identity.upkeep):
             nursery.start_soon(upkeep)
         door = DoorConfig(
             name="admin",
@@ -62,7 +73,30 @@ async def control_plane(
         opened = await nursery.start(serve, application, door)
         log.info("admin_listens", address=f"http://{opened.addresses[0]}")
         # The door is open first: it can tell why a service does not come up.
-        for name, body in (("SY.config.routes", routes.serve), ("SY.health", health.serve)):
+        for name, body in (
+            ("SY.config.routes", routes.serve),
+            ("SY.identity", identity.serve),
+            ("SY.storage", storage.serve),
+            ("SY.health", health.serve),
+        ):
             await nursery.start(partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths))
         task_status.started()
         await trio.sleep_forever()
+
+
+def _identity(hive: Hive, regions: ControlRegions) -> IdentityService:
+    settings = hive.settings
+    given = settings.identity
+    return IdentityService(
+        hive.hive_id,
+        hive.paths,
+        settings=IdentitySettings(
+            is_primary=settings.role == "motherbee",
+            frontdesk=settings.frontdesk_name(hive.hive_id),
+            default_tenant=given.default_tenant,
+            auto_tenant=given.auto_tenant,
+            frontdesk_tenant_status=given.frontdesk_tenant_status,
+            limits=RegistryLimits(ilks=given.max_ilks, tenants=given.max_tenants),
+        ),
+        regions=regions,
+    )
