@@ -14,7 +14,9 @@ from typing import Final
 import trio
 
 from appliance.keeper import EX_CLEAN, EX_CONFIG, EX_SOFTWARE, TOGETHER_PLANE, Keeper, PlaneContext, PlaneMain
+from appliance.keeper.nodes_protocol import Claim
 from appliance.keeper.trio_plane import TrioPlane
+from appliance.router.claims import Claims
 from appliance.router.connection import Peer
 from appliance.router.listen import check_socket_directory
 from appliance.router.plane import DataPlane
@@ -53,10 +55,11 @@ async def data_plane(
     page: GenerationPage,
     *,
     own_eventfd: int | None = None,
+    claims: Claims | None = None,
     task_status: trio.TaskStatus[DataPlane] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Route until cancelled; started means that nodes can connect."""
-    plane = DataPlane(hive.data_plane_config(), hive.paths, page, own_eventfd=own_eventfd)
+    plane = DataPlane(hive.data_plane_config(), hive.paths, page, own_eventfd=own_eventfd, claims=claims)
     await plane.run(task_status=task_status)
 
 
@@ -152,6 +155,20 @@ async def _take_links(keeper: TrioPlane, plane: DataPlane) -> None:
         plane.attach(link.sock, Peer(plane=link.plane))
 
 
+def _claims_of(keeper: TrioPlane) -> Claims:
+    """Who speaks for supervised names, kept current by what the keeper says."""
+    claims = Claims()
+
+    def take(name: str, claim: Claim | None) -> None:
+        if claim is None:
+            claims.unclaim(name)
+        else:
+            claims.claim(name, session=claim.pid, token_sha256=claim.token_sha256, cgroup=claim.cgroup)
+
+    keeper.watch_claims(take)
+    return claims
+
+
 def _keeper_seams(keeper: TrioPlane, page: GenerationPage, dial: Callable[[str], Dial]) -> Seams:
     async def planes() -> Sequence[PlaneState]:
         status = await keeper.status(timeout_s=0.7)
@@ -173,7 +190,8 @@ def _plane_bodies(hive: Hive) -> dict[str, Callable[[TrioPlane, GenerationPage],
     async def data(keeper: TrioPlane, page: GenerationPage) -> None:
         eventfd = keeper.context.eventfds.get(keeper.context.name)
         async with trio.open_nursery() as nursery:
-            plane = await nursery.start(partial(data_plane, hive, page, own_eventfd=eventfd))
+            claims = _claims_of(keeper)
+            plane = await nursery.start(partial(data_plane, hive, page, own_eventfd=eventfd, claims=claims))
             nursery.start_soon(_take_links, keeper, plane)
             await keeper.ready()
 
@@ -191,7 +209,7 @@ def _plane_bodies(hive: Hive) -> dict[str, Callable[[TrioPlane, GenerationPage],
 
     async def everything(keeper: TrioPlane, page: GenerationPage) -> None:
         async with trio.open_nursery() as routing:
-            plane = await routing.start(data_plane, hive, page)
+            plane = await routing.start(partial(data_plane, hive, page, claims=_claims_of(keeper)))
             async with trio.open_nursery() as services:
                 seams = _keeper_seams(keeper, page, _dial_into(plane, "control"))
                 await services.start(control_plane, hive, seams)

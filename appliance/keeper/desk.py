@@ -1,8 +1,8 @@
 """Answers what planes ask over their channels; no waiting, every refusal counted.
 
 Every send is tried once: a plane that does not read loses its own answers, nobody else's. Descriptors that
-arrive are closed here in every case; the routing plane gets a duplicate. Node supervision will be a second
-branch of ``_carry_out``.
+arrive are closed here in every case; the routing plane gets a duplicate. What is asked about nodes goes on to
+the keeper's :class:`NodeHouse`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from appliance.keeper.nodes import NodeHouse
+from appliance.keeper.nodes_protocol import FollowNodes, ForgetNode, ListNodes, StartNode, StopNode
 from appliance.keeper.plan import KeeperPlan, PlaneState
 from appliance.keeper.protocol import (
     Health,
@@ -58,11 +60,19 @@ class Desk:
         channels: the keeper's ends by plane; the keeper's loop keeps it current.
         counters: shared with the loop.
         started_at: monotonic seconds at the keeper's start.
+        nodes: starts and ends node processes.
     """
 
     def __init__(
-        self, plan: KeeperPlan, channels: Mapping[str, Channel], counters: Counters, *, started_at: float
+        self,
+        plan: KeeperPlan,
+        channels: Mapping[str, Channel],
+        counters: Counters,
+        *,
+        started_at: float,
+        nodes: NodeHouse,
     ) -> None:
+        self._nodes = nodes
         self._plan = plan
         self._channels = channels
         self._counters = counters
@@ -102,6 +112,7 @@ class Desk:
             stopping=self._plan.stopping,
             planes=self._plan.status(now),
             statistics=self.statistics(),
+            nodes=self._nodes.statistics(),
         )
 
     def _answer(self, plane: str, request: Request, fds: tuple[int, ...], now: float) -> Reply:
@@ -123,6 +134,16 @@ class Desk:
                 self._forward(plane, request, fds)
             case Status():
                 return encode(self.status(now))
+            case StartNode(launch=launch):
+                return encode(self._nodes.start(launch, now))
+            case StopNode(name=name, signal=signal, grace_s=grace_s):
+                return encode(self._nodes.stop(name, signal, grace_s, now))
+            case ForgetNode(name=name):
+                self._nodes.forget(name, now)
+            case ListNodes(after=after):
+                return encode(self._nodes.page(after))
+            case FollowNodes():
+                self._nodes.voice.follow(plane)
         return b"null"
 
     def _forward(self, plane: str, request: Link, fds: tuple[int, ...]) -> None:

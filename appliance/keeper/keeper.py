@@ -3,7 +3,8 @@
 It forks the planes, so it must stay what a fork can copy safely: no threads, no locks held, everything
 imported before the first fork and frozen out of the collector's sight. Nothing in the loop waits but
 ``poll``; work per turn is bounded; a plane that floods its channel is read less often. Decisions are in
-:mod:`appliance.keeper.plan`, answers in :mod:`appliance.keeper.desk`.
+:mod:`appliance.keeper.plan`, answers in :mod:`appliance.keeper.desk`, node processes are the matter of
+:mod:`appliance.keeper.nodes`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import NoReturn
 from appliance.keeper.child import ALL_SIGNALS, run_plane
 from appliance.keeper.desk import Counters, Desk
 from appliance.keeper.lock import InstanceLock
+from appliance.keeper.node_voice import NodeVoice
+from appliance.keeper.nodes import NodeHouse
 from appliance.keeper.numbers import EX_SOFTWARE, KeeperSettings
 from appliance.keeper.observer import Observer
 from appliance.keeper.plan import Command, Fork, KeeperPlan, Kill, SendStop
@@ -63,6 +66,7 @@ class Keeper:
         notifier: speaks to the service manager; by default as the environment says.
         inherited: descriptors to hand on to every plane, by name.
         seed: of the back-off's jitter; random by default, so that a fleet does not restart in step.
+        use_cgroups: whether nodes get cgroups where the system has them.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Keeper:
         notifier: Notifier | None = None,
         inherited: Mapping[str, int] | None = None,
         seed: int | None = None,
+        use_cgroups: bool = True,
     ) -> None:
         self._mains = dict(planes)
         self._run_directory = run_directory
@@ -84,14 +89,19 @@ class Keeper:
         self._counters = Counters()
         self._processes: dict[str, _Process] = {}
         self._channels: dict[str, Channel] = {}
-        self._desk = Desk(self._plan, self._channels, self._counters, started_at=time.monotonic())
-        self._eventfds: dict[str, int] = {}
         self._poller = select.poll()
+        voice = NodeVoice(self._plan.routing, self._send, self._channels.__contains__)
+        self._nodes = NodeHouse(run_directory, voice, self._poller, use_cgroups=use_cgroups)
+        self._desk = Desk(
+            self._plan, self._channels, self._counters, started_at=time.monotonic(), nodes=self._nodes
+        )
+        self._eventfds: dict[str, int] = {}
         self._reading: dict[int, str] = {}  # channel descriptors in the poller
         self._paused: dict[str, float] = {}  # planes that flood: read again at
         self._wishes: list[int] = []
         self._last_wish_at = -_SIGNAL_BOUNCE_S
         self._reap_more = False
+        self._nodes_until: float | None = None
 
     def run(self) -> int:
         """Run until the end; call it in the main thread of a process without other threads.
@@ -134,8 +144,9 @@ class Keeper:
             self._resume_paused(now)
             for command in self._plan.tick(now):
                 self._carry_out(command)
+            self._nodes.tick(now)
             self._observer.look(self._plan, now)
-            if self._plan.exit_code is not None:
+            if self._plan.exit_code is not None and self._nodes_gone(now):
                 return self._plan.exit_code
             ready = self._poller.poll(self._timeout_ms())
             now = time.monotonic()
@@ -145,15 +156,32 @@ class Keeper:
                 name = self._reading.get(fd)
                 if name is not None:
                     self._read(name, now)
+                else:
+                    self._nodes.read(fd, now)
             self._reap(now)
+            self._stop_nodes(now)
+
+    def _stop_nodes(self, now: float) -> None:
+        self._plan.guests = self._nodes.running
+        if self._plan.stopping:
+            self._nodes.stop_all(now, self._plan.stop_by)
+
+    def _nodes_gone(self, now: float) -> bool:
+        """All planes are over; nodes have the rest of their time."""
+        settings = self._plan.settings
+        by = self._plan.stop_by if self._plan.stopping else now + settings.stop_soft_s
+        if self._nodes_until is None or self._plan.stopping:
+            self._nodes.stop_all(now, by)
+            self._nodes.tick(now)
+            self._nodes_until = by + settings.stop_give_up_s - settings.stop_hard_s
+        return not self._nodes.running or now >= self._nodes_until
 
     def _timeout_ms(self) -> float:
         if self._reap_more or self._wishes:
             return 0
         times = [*self._paused.values(), self._observer.next_at]
-        deadline = self._plan.next_deadline()
-        if deadline is not None:
-            times.append(deadline)
+        deadlines = (self._plan.next_deadline(), self._nodes.next_deadline(), self._nodes_until)
+        times += [at for at in deadlines if at is not None]
         left_s = min(times) - time.monotonic()
         # One millisecond more, since poll rounds down and would come back just before the deadline.
         return min(max(0.0, left_s), _POLL_LIMIT_S) * 1000 + 1
@@ -175,6 +203,9 @@ class Keeper:
             os.kill(held.pid, signum)  # not reaped yet, so the number is still its own
 
     # -- channels ----------------------------------------------------------------------------------
+
+    def _send(self, plane: str, data: bytes) -> bool:
+        return self._desk.send(plane, data)
 
     def _read(self, name: str, now: float) -> None:
         channel = self._channels[name]
@@ -216,6 +247,7 @@ class Keeper:
         # What is loaded now is shared with every plane: a collection in a child would touch, and so copy,
         # every page of it.
         gc.freeze()
+        self._nodes.open()
 
     def _fork(self, name: str) -> None:
         try:
@@ -223,6 +255,8 @@ class Keeper:
         except OSError as error:
             self._fork_failed(name, error)
             return
+        if name == self._plan.routing:  # before it runs, so that it knows them before it listens
+            self._nodes.voice.introduce(ours.send)
         _flush()
         keeper_pid = os.getpid()
         # No signal may run the keeper's handlers in a child that is not yet a plane.
@@ -272,11 +306,11 @@ class Keeper:
                 self._reap_more = False
                 return
             name = next((name for name, held in self._processes.items() if held.pid == pid), None)
-            if name is None:
+            if name is not None:
+                self._reap_plane(name, now)
+            elif not self._nodes.exited(pid, now):
                 process.reap(pid)
                 self._counters.orphans_reaped += 1
-            else:
-                self._reap_plane(name, now)
         self._reap_more = True
 
     def _reap_plane(self, name: str, now: float) -> None:
@@ -289,11 +323,13 @@ class Keeper:
         self._paused.pop(name, None)
         self._counters.packets_dropped += held.channel.statistics().dropped_truncated
         del self._channels[name]
+        self._nodes.voice.plane_ended(name)
         held.channel.close()
         self._plan.exited(name, how, now)
 
     def _end(self) -> None:
         """Leave no process and no descriptor behind, whatever ended the loop."""
+        self._nodes.close()
         deadline = time.monotonic() + _LEFTOVER_WAIT_S
         while (left := process.children()) and time.monotonic() < deadline:
             for pid in left:

@@ -17,9 +17,12 @@ from appliance.wire.errors import Invalid
 from appliance.wire.names import MAX_NAME_BYTES
 
 __all__ = [
+    "LAUNCH_FAILED",
     "LAUNCH_TOKEN_ENV",
     "MAX_LAUNCH_BYTES",
     "MAX_NODE_RECORDS",
+    "NODE_RUNNING",
+    "UNIT_RUNNING",
     "Claim",
     "Claims",
     "FollowNodes",
@@ -41,6 +44,11 @@ __all__ = [
 
 LAUNCH_TOKEN_ENV = "FLUXBEE_LAUNCH_TOKEN"  # noqa: S105 - the name of a variable, not its value
 """Environment variable of a node with the secret of this very launch; the SDK carries it in HELLO."""
+
+NODE_RUNNING = "NODE_RUNNING"
+UNIT_RUNNING = "UNIT_RUNNING"
+LAUNCH_FAILED = "LAUNCH_FAILED"
+# Codes of refusals: a live process of that name; of that unit; the system would not execute it.
 
 MAX_LAUNCH_BYTES = 40 * 1024
 MAX_NODE_RECORDS = 1024

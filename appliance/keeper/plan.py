@@ -120,6 +120,8 @@ class KeeperPlan:
         self._soft_at = self._hard_at = self._give_up_at = 0.0
         self._unclean = False
         self._kills = 0
+        self.guests = 0
+        """Processes beside the planes that still use the router; it waits for them a while when stopping."""
         self.exit_code: int | None = None
         """Set once there is nothing left to do; the keeper exits with it."""
 
@@ -249,6 +251,11 @@ class KeeperPlan:
         return self._stop_requests > 0
 
     @property
+    def stop_by(self) -> float:
+        """While stopping: when everything that still runs is killed (monotonic seconds)."""
+        return self._hard_at
+
+    @property
     def settled(self) -> bool:
         """Whether starting is over: somebody is ready and everybody else is ready or parked."""
         states = {plane.state for plane in self._planes.values()}
@@ -354,7 +361,7 @@ class KeeperPlan:
         others = [plane for plane in running if plane.name != self.routing]
         for plane in others:
             self._tell(plane, "stop", self._hard_at - now, commands)
-        if not others or now >= self._soft_at:
+        if not (others or self.guests) or now >= self._soft_at:
             for plane in running:
                 self._tell(plane, "stop", self._hard_at - now, commands)
         if now >= self._hard_at:

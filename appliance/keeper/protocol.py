@@ -13,6 +13,9 @@ from typing import Annotated
 import msgspec
 
 from appliance.keeper.nodes_protocol import (
+    LAUNCH_FAILED,
+    NODE_RUNNING,
+    UNIT_RUNNING,
     Claims,
     FollowNodes,
     ForgetNode,
@@ -222,7 +225,12 @@ def _clip(text: str, limit: int = 400) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-_BY_CODE = {kind.code: kind for kind in (Busy, Conflict, Invalid, NotFound, Refused, Unavailable)}
+_BY_CODE: dict[str, type[FluxbeeError]] = {
+    **{kind.code: kind for kind in (Busy, Conflict, Invalid, NotFound, Refused, Unavailable)},
+    NODE_RUNNING: Conflict,
+    UNIT_RUNNING: Conflict,
+    LAUNCH_FAILED: Invalid,
+}
 
 
 def error_of(reply: Reply) -> FluxbeeError:

@@ -64,6 +64,7 @@ class Connection:
         "stamp",
         "state",
         "system",
+        "token",
         "uuid",
         "vpn",
     )
@@ -76,6 +77,7 @@ class Connection:
         self.uuid = ""
         self.name = ""
         self.vpn = 0
+        self.token = ""  # digest of the launch token in HELLO, empty without one
         # How a frame of this sender begins, and how it begins when it leaves.
         self.claim = b"\0"
         self.stamp = b""

@@ -17,6 +17,7 @@ from ..wire.errors import Invalid
 from ..wire.frames import MAX_FRAME_BYTES
 from ..wire.ids import canonical_uuid
 from ..wire.names import MAX_NAME_BYTES, full_name, glob_matcher, is_system_name
+from .claims import Claims, token_digest
 from .connection import Connection, State
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class _Hello(msgspec.Struct):
     uuid: str
     name: str
     version: str
+    launch_token: object = None  # of our SDK; whatever else a foreign one puts there is no token
 
 
 class Greeter:
@@ -39,6 +41,7 @@ class Greeter:
 
     def __init__(self, engine: Links) -> None:
         self._engine = engine
+        self.claims = Claims()
         self.configured = False
         self.waiting: set[Connection] = set()
         self.held: dict[Connection, tuple[Message, str]] = {}
@@ -76,7 +79,8 @@ class Greeter:
             return "too_long"
         name = full_name(said.name, engine.settings.hive)
         older = self._known(uuid)
-        problem = self._forbidden(connection, uuid, name, older)
+        connection.token = token_digest(said.launch_token)
+        problem = self._forbidden(connection, uuid, name, older) or self._foreign(connection, name, older)
         if problem is not None:
             return problem
         connection.identify(uuid, name)
@@ -123,6 +127,28 @@ class Greeter:
             return "too_many_nodes"
         return None
 
+    def _foreign(self, connection: Connection, name: str, older: Connection | None) -> str | None:
+        """Whether a supervised name, or the uuid of a node that has one, belongs to somebody else."""
+        if self._engine.settings.open_security:
+            return None
+        if not self.claims.allows(name, connection.peer, connection.token):
+            return "claimed_name"
+        if older is not None and not self.claims.allows(older.name, connection.peer, connection.token):
+            return "claimed_uuid"
+        return None
+
+    def check_claims(self) -> None:
+        """Close whoever spoke for a name before it was claimed for somebody else."""
+        names, self.claims.changed = self.claims.changed, set()
+        engine = self._engine
+        if engine.settings.open_security or not names:
+            return
+        for connection in [*engine.fib.by_uuid.values(), *self.held]:
+            if connection.name in names and not self.claims.allows(
+                connection.name, connection.peer, connection.token
+            ):
+                engine.close(connection, "claimed_name")
+
     def _is_admin(self, name: str) -> bool:
         hive = self._engine.settings.hive
         patterns = self._engine.settings.admin_nodes
@@ -158,8 +184,10 @@ class Greeter:
         self._ordinary.discard(connection)
 
     def expire(self) -> None:
-        """Close newcomers that stayed silent."""
+        """Close newcomers that stayed silent, and those whose name has become another's."""
         engine = self._engine
+        if self.claims.changed:
+            self.check_claims()
         limit = engine.now - engine.settings.hello_timeout_s
         for connection in [one for one in self.waiting if one.accepted_at <= limit]:
             engine.reject(connection, "hello.timeout")

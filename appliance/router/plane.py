@@ -30,6 +30,7 @@ from appliance.system.log import get_logger
 from appliance.system.paths import Paths
 from appliance.wire.errors import FluxbeeError
 
+from .claims import Claims
 from .config import EngineSettings
 from .config_view import ConfigView
 from .connection import Peer
@@ -81,11 +82,19 @@ class DataPlane:
         paths: where things lie.
         page: where generations are announced and read.
         own_eventfd: readable when another process announced a generation; ``None`` when there is none.
+        claims: who speaks for supervised names; by default no name is supervised.
     """
 
     def __init__(
-        self, config: DataPlaneConfig, paths: Paths, page: GenerationPage, *, own_eventfd: int | None = None
+        self,
+        config: DataPlaneConfig,
+        paths: Paths,
+        page: GenerationPage,
+        *,
+        own_eventfd: int | None = None,
+        claims: Claims | None = None,
     ) -> None:
+        self._claims = Claims() if claims is None else claims  # an empty one is false
         self._config = config
         self._paths = paths
         self._page = page
@@ -210,6 +219,7 @@ class DataPlane:
             turns=self._turn_log,
         )
         self.engine.verbs.extra_status = self._status
+        self.engine.greeter.claims = self._claims
         listener = listen_for_nodes(
             self._paths.routers,
             settings.router_uuid,
@@ -231,6 +241,8 @@ class DataPlane:
             self._page.add_waker(fd)
             closing.callback(self._page.remove_waker, fd)
         self._waker = fd
+        self._claims.on_change = partial(os.eventfd_write, fd, 1)  # the next turn checks who is there
+        closing.callback(setattr, self._claims, "on_change", None)
         self.shell.watch(fd, partial(_drain, fd))
 
     # --- every turn ------------------------------------------------------------------------------------
@@ -323,6 +335,7 @@ class DataPlane:
             "turns": msgspec.structs.asdict(self._turn_log.statistics()),
             "threads": msgspec.structs.asdict(self._ledger.statistics()),
             "configuration_failure": self._view.failure,
+            "claimed_names": len(self._claims),
         }
 
 

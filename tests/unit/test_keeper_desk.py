@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from appliance.keeper.desk import Counters, Desk
+from appliance.keeper.node_voice import NodeVoice
+from appliance.keeper.nodes import NodeHouse
 from appliance.keeper.numbers import KeeperSettings
 from appliance.keeper.plan import KeeperPlan, PlaneState
 from appliance.keeper.protocol import (
@@ -28,7 +32,7 @@ from appliance.system.process import ProcessExit, open_descriptors
 class Office:
     """A desk with two starting planes on real channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_directory: Path) -> None:
         self.plan = KeeperPlan(("data", "control"), KeeperSettings(), seed=1)
         self.plan.start(0.0)
         self.plan.tick(0.0)
@@ -36,7 +40,12 @@ class Office:
         self.ours = {name: pair[0] for name, pair in pairs.items()}
         self.theirs = {name: pair[1] for name, pair in pairs.items()}
         self.counters = Counters()
-        self.desk = Desk(self.plan, self.ours, self.counters, started_at=0.0)
+        voice = NodeVoice("data", self._send, self.ours.__contains__)
+        self.nodes = NodeHouse(run_directory, voice, select.poll(), use_cgroups=False)
+        self.desk = Desk(self.plan, self.ours, self.counters, started_at=0.0, nodes=self.nodes)
+
+    def _send(self, plane: str, data: bytes) -> bool:
+        return self.desk.send(plane, data)
 
     def ask(self, request, fds=(), now: float = 1.0, plane: str = "control") -> Reply | None:
         self.desk.serve(plane, Packet(encode(request), tuple(fds)), now)
@@ -53,8 +62,8 @@ class Office:
 
 
 @pytest.fixture
-def office():
-    office = Office()
+def office(tmp_path: Path):
+    office = Office(tmp_path)
     yield office
     office.close()
 

@@ -1,0 +1,158 @@
+"""Finds and kills what a node has started, however it tried to get away.
+
+A cgroup holds everybody. Without one, a process belongs to a node when it is in its session, below its main
+process, was seen below it when the stop began, or was adopted by the keeper and carries the launch's
+token in the environment that it was started with. What leaves the session, its parents *and* its environment
+behind is found only by a cgroup, or when the keeper itself ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import select
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+from appliance.keeper.nodes_protocol import LAUNCH_TOKEN_ENV
+from appliance.system.cgroup import Cgroup, CgroupTree
+from appliance.system.procfs import (
+    ProcessEntry,
+    descendants,
+    environment_of,
+    process_entry,
+    processes,
+    signal_process,
+)
+
+__all__ = ["Quarry", "TokenMint", "sweep"]
+
+_ROUNDS = 12
+_PAUSE_S = 0.001
+"""Between rounds, growing: a killed process needs a moment to end. Twelve rounds take 66 ms at most."""
+
+
+class TokenMint:
+    """Makes launch tokens that tell whose they are: after a crash, the next keeper knows its leftovers.
+
+    Args:
+        run_directory: of this hive; one keeper at a time holds it.
+    """
+
+    def __init__(self, run_directory: Path) -> None:
+        self.mark = hashlib.sha256(os.fsencode(run_directory.absolute())).hexdigest()[:16]
+
+    def token(self) -> str:
+        """A fresh secret."""
+        return f"{self.mark}.{secrets.token_urlsafe(24)}"
+
+    @property
+    def needle(self) -> bytes:
+        """How every environment begins its token that was made for this hive."""
+        return f"{LAUNCH_TOKEN_ENV}={self.mark}.".encode()
+
+
+class Quarry:
+    """All processes of one node.
+
+    Args:
+        pid: main process and leader of the session.
+        token: of the launch.
+        group: its cgroup, if it has one.
+    """
+
+    def __init__(self, pid: int, token: str, group: Cgroup | None) -> None:
+        self.pid = pid
+        self.group = group
+        self._variable = f"{LAUNCH_TOKEN_ENV}={token}".encode()
+        self._seen: dict[int, int] = {}  # pid → start time
+
+    def terminate(self) -> None:
+        """SIGTERM to everybody who can be found now; they are remembered for the hunt."""
+        for entry in self._find():
+            self._seen[entry.pid] = entry.started
+            signal_process(entry, signal.SIGTERM)
+
+    def kill(self) -> tuple[int, tuple[ProcessEntry, ...]]:
+        """SIGKILL to everybody, again and again until nobody is left.
+
+        Returns:
+            how many were killed, and who still has not ended (stuck in the kernel).
+        """
+        killed: set[tuple[int, int]] = set()
+        left: list[ProcessEntry] = []
+        for turn in range(_ROUNDS):
+            left = self._find()
+            if not left:
+                break
+            if self.group is not None:
+                self.group.kill()
+            for entry in left:
+                killed.add((entry.pid, entry.started))
+                signal_process(entry, signal.SIGKILL)
+            select.select([], [], [], _PAUSE_S * turn)
+        return len(killed), tuple(left)
+
+    def _find(self) -> list[ProcessEntry]:
+        listed = processes()
+        keeper = os.getpid()
+        roots = {self.pid, *(one.pid for one in listed.values() if self._ours(one, keeper))}
+        if self.group is not None:
+            roots.update(self.group.members())
+        found = (listed.get(pid) for pid in roots | descendants(listed, roots))
+        return [entry for entry in found if entry is not None and entry.alive and entry.pid != keeper]
+
+    def _ours(self, entry: ProcessEntry, keeper: int) -> bool:
+        if entry.session == self.pid or self._seen.get(entry.pid) == entry.started:
+            return True
+        adopted = entry.parent == keeper and entry.alive
+        return adopted and self._variable in environment_of(entry.pid)
+
+
+def sweep(mint: TokenMint, tree: CgroupTree | None) -> int:
+    """End what a keeper of this hive left that was killed; call it while holding the hive's lock.
+
+    Returns:
+        how many processes were killed.
+    """
+    spared = _ancestors()
+    killed: set[int] = set()
+    for unit in tree.units() if tree is not None else ():
+        assert tree is not None
+        group = tree.group(unit)
+        killed.update(group.members())
+        group.kill()
+    for turn in range(_ROUNDS):
+        left = _leftovers(mint.needle, spared)
+        if not left:
+            break
+        for entry in left:
+            killed.add(entry.pid)
+            signal_process(entry, signal.SIGKILL)
+        select.select([], [], [], _PAUSE_S * turn)
+    for unit in tree.units() if tree is not None else ():
+        assert tree is not None
+        tree.group(unit).remove()
+    return len(killed)
+
+
+def _leftovers(needle: bytes, spared: Iterable[int]) -> list[ProcessEntry]:
+    return [
+        entry
+        for entry in processes().values()
+        if entry.alive
+        and entry.pid not in spared
+        and any(variable.startswith(needle) for variable in environment_of(entry.pid))
+    ]
+
+
+def _ancestors() -> set[int]:
+    """This process and those above it: a keeper may be started from the shell of an old node."""
+    found: set[int] = set()
+    entry = process_entry(os.getpid())
+    while entry is not None and entry.pid not in found:
+        found.add(entry.pid)
+        entry = process_entry(entry.parent)
+    return found
