@@ -80,23 +80,20 @@ class LogIntake:
         self._read.take(len(data), now)
         self.read_bytes += len(data)
         stamp = time_text(at_ms).encode() + b" "
-        lines = data.split(b"\n")
         kept: list[bytes] = []
-        limit = self._budget.line_bytes
-        for index, piece in enumerate(lines):
-            if index:
-                if not self._skipping:
-                    self._keep(self._partial, stamp, kept, now)
-                self._partial, self._skipping = b"", False
-            if self._skipping:
-                self._drop(len(piece))
-                continue
-            self._partial += piece
-            if len(self._partial) > limit:
-                self.cut_lines += 1
-                self._drop(len(self._partial) - limit)
-                self._keep(self._partial[:limit] + "…".encode(), stamp, kept, now)
-                self._partial, self._skipping = b"", True
+        position = 0
+        while position < len(data):
+            if self._over and not self._recover(kept, stamp, now):
+                self._drop_all(data[position:])
+                break
+            end = data.find(b"\n", position)
+            self._take(data[position:] if end < 0 else data[position:end], stamp, kept, now)
+            if end < 0:
+                break
+            if not self._skipping:
+                self._keep(self._partial, stamp, kept, now)
+            self._partial, self._skipping = b"", False
+            position = end + 1
         return b"".join(kept)
 
     def finish(self, now: float, at_ms: int) -> bytes:
@@ -112,12 +109,10 @@ class LogIntake:
 
     def tick(self, now: float, at_ms: int) -> bytes:
         """What time alone brings: the line about a gap, once there is room again."""
-        if self._over and self._flash.level(now) >= self._enough():
-            self._over = False
-            notice = self._notice(time_text(at_ms).encode() + b" ")
-            self._flash.take(len(notice), now)
-            return notice
-        return b""
+        kept: list[bytes] = []
+        if self._over:
+            self._recover(kept, time_text(at_ms).encode() + b" ", now)
+        return b"".join(kept)
 
     def read_again_at(self, now: float) -> float | None:
         """When the pipe may be read again; ``None`` when it may be now."""
@@ -133,18 +128,51 @@ class LogIntake:
         # One second's worth, so that a flood makes about one gap a second and not one per line.
         return min(self._flash.burst, self._flash.rate)
 
+    def _take(self, piece: bytes, stamp: bytes, kept: list[bytes], now: float) -> None:
+        """More of the line that is being read."""
+        if self._skipping:
+            self._drop(len(piece))
+            return
+        self._partial += piece
+        limit = self._budget.line_bytes
+        if len(self._partial) > limit:
+            self.cut_lines += 1
+            self._drop(len(self._partial) - limit)
+            self._keep(self._partial[:limit] + "…".encode(), stamp, kept, now)
+            self._partial, self._skipping = b"", True
+
     def _keep(self, line: bytes, stamp: bytes, kept: list[bytes], now: float) -> None:
         text = line.rstrip(b"\r").decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
         entry = stamp + text.encode() + b"\n"
-        if self._over and self._flash.level(now) >= self._enough():
-            self._over = False
-            kept.append(self._notice(stamp))
-        if self._over or self._flash.level(now) < len(entry):
+        if self._flash.level(now) < len(entry):
             self._over = True
             self._drop(len(line) + 1)
             return
         self._flash.take(len(entry), now)
         kept.append(entry)
+
+    def _recover(self, kept: list[bytes], stamp: bytes, now: float) -> bool:
+        """Whether there is room again after a gap; then the gap is told."""
+        if self._flash.level(now) < self._enough():
+            return False
+        self._over = False
+        notice = self._notice(stamp)
+        self._flash.take(len(notice), now)
+        kept.append(notice)
+        return True
+
+    def _drop_all(self, data: bytes) -> None:
+        """Over budget: nothing of this is kept but an unfinished last line. No work per line."""
+        end = data.rfind(b"\n") + 1
+        if end:
+            self._drop(len(self._partial) + end)
+            self._partial, self._skipping = b"", False
+        tail = data[end:]
+        if self._skipping or len(self._partial) + len(tail) > self._budget.line_bytes:
+            self._drop(len(self._partial) + len(tail))
+            self._partial, self._skipping = b"", True
+        else:
+            self._partial += tail
 
     def _drop(self, size: int) -> None:
         self.dropped_bytes += size
