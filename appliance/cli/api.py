@@ -8,17 +8,13 @@ redirect: what is asked for happens at most once.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import os
 import socket
-import ssl
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
-from urllib.parse import quote, urlsplit
+from typing import Final
 
 import msgspec
 
@@ -33,18 +29,15 @@ from appliance.wire.errors import (
     Unreachable,
 )
 
+from .client import MAX_ANSWER_BYTES, DoorClient, Progress, pieces_of, quoted
+
 __all__ = ["BASE_ENV", "DEFAULT_BASE", "TOKEN_ENV", "AdminApi", "Envelope", "Progress", "quoted"]
 
 DEFAULT_BASE: Final = "http://127.0.0.1:8080"
 BASE_ENV: Final = "BASE"
 TOKEN_ENV: Final = "FLUXBEE_HTTP_TOKEN"  # noqa: S105 -- the variable's name
 
-MAX_ANSWER_BYTES: Final = 64 << 20
-_CHUNK_BYTES: Final = 64 << 10
 _MAX_LINE_BYTES: Final = 4 << 20
-
-Progress = Callable[[int, int], None]
-"""Told during an upload: bytes sent so far, and bytes in all."""
 
 _BY_STATUS: Final[tuple[tuple[int, type[FluxbeeError]], ...]] = (
     (400, Invalid),
@@ -100,11 +93,6 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def quoted(segment: str) -> str:
-    """One segment of a path, with everything quoted that has a meaning there."""
-    return quote(segment, safe="@")
-
-
 class AdminApi:
     """A client of one hive's admin API; holds no connection between calls.
 
@@ -117,22 +105,8 @@ class AdminApi:
     """
 
     def __init__(self, base: str = DEFAULT_BASE, token: str | None = None) -> None:
-        parts = urlsplit(base)
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.query:
-            raise Invalid(
-                f"{base!r} is no address of an admin API", field="base", remedy=f"Use {DEFAULT_BASE}."
-            )
-        if token is not None and not token.isprintable():
-            raise Invalid("the token has control characters", field="token")
-        self.base = base.rstrip("/")
-        self._host, self._port = parts.hostname, port
-        self._secure = parts.scheme == "https"
-        self._prefix = parts.path.rstrip("/")
-        self._token = token
+        self._door = DoorClient(base, token, what="admin API", example=DEFAULT_BASE)
+        self.base = self._door.base
 
     @classmethod
     def from_environment(cls, base: str | None = None) -> AdminApi:
@@ -157,7 +131,8 @@ class AdminApi:
             Invalid: ``path`` has characters that no path has.
         """
         data = None if body is None else json.dumps(body).encode()
-        return self._exchange(method, path, data, "application/json", time.monotonic() + timeout_s)
+        answer = self._door.exchange(method, path, data, timeout_s=timeout_s)
+        return self._envelope(answer.body, answer.status)
 
     def upload(
         self,
@@ -172,9 +147,15 @@ class AdminApi:
         """Send the content of ``file`` as the body; errors as :meth:`call`, and ``OSError`` of the file."""
         with file.open("rb") as source:
             total = os.fstat(source.fileno()).st_size
-            pieces = _pieces(source, total, progress)
-            deadline_s = time.monotonic() + timeout_s
-            return self._exchange(method, path, pieces, content_type, deadline_s, size_bytes=total)
+            answer = self._door.exchange(
+                method,
+                path,
+                pieces_of(source, total, progress),
+                content_type=content_type,
+                timeout_s=timeout_s,
+                size_bytes=total,
+            )
+        return self._envelope(answer.body, answer.status)
 
     def stream(
         self, path: str, *, connect_timeout_s: float = 10.0, idle_timeout_s: float | None = None
@@ -191,134 +172,23 @@ class AdminApi:
         Raises:
             FluxbeeError: the answer is an error, or as :meth:`call`.
         """
-        with self._connected(connect_timeout_s) as connection:
-            try:
-                self._send(connection, "GET", path, None, {"Accept": "text/event-stream"})
-                line = connection.sock  # http.client forgets it once the answer says that it will close
-                answer = connection.getresponse()
-                if answer.status != 200 or "event-stream" not in (answer.getheader("content-type") or ""):
-                    _envelope(answer.read(MAX_ANSWER_BYTES), answer.status).checked()
-                    raise self._not_ours(f"{path} is no stream")
-                line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                line.settimeout(idle_timeout_s)
-                yield from _events(answer)
-            except TimeoutError as error:
-                raise Busy(f"{self.base}{path}: silent for too long", code="TIMEOUT") from error
-            except (OSError, http.client.HTTPException) as error:
-                raise self._unreachable(error) from error
-            except ValueError as error:
-                raise self._not_ours(str(error)) from error
+        door = self._door
+        with door.connected(connect_timeout_s) as connection, door.told(path, "silent for too long"):
+            door.send(connection, "GET", path, None, {"Accept": "text/event-stream"})
+            line = connection.sock  # http.client forgets it once the answer says that it will close
+            answer = connection.getresponse()
+            if answer.status != 200 or "event-stream" not in (answer.getheader("content-type") or ""):
+                _envelope(answer.read(MAX_ANSWER_BYTES), answer.status).checked()
+                raise door.not_ours(f"{path} is no stream")
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            line.settimeout(idle_timeout_s)
+            yield from _events(answer)
 
-    # --- one exchange ----------------------------------------------------------------------------------
-
-    def _exchange(
-        self,
-        method: str,
-        path: str,
-        data: bytes | Iterable[bytes] | None,
-        content_type: str,
-        deadline_s: float,
-        size_bytes: int | None = None,
-    ) -> Envelope:
-        headers = {"Accept": "application/json", "Connection": "close"}
-        if data is not None:
-            headers["Content-Type"] = content_type
-        if size_bytes is not None:
-            headers["Content-Length"] = str(size_bytes)
-        with self._connected(_left(deadline_s)) as connection:
-            try:
-                self._send(connection, method, path, data, headers)
-                line = connection.sock
-                line.settimeout(_left(deadline_s))
-                answer = connection.getresponse()
-                return _envelope(_read(answer, line, deadline_s), answer.status)
-            except TimeoutError as error:
-                raise Busy(f"{self.base}{path}: no answer in time", code="TIMEOUT") from error
-            except (OSError, http.client.HTTPException) as error:
-                raise self._unreachable(error) from error
-            except ValueError as error:
-                raise self._not_ours(str(error)) from error
-
-    @contextlib.contextmanager
-    def _connected(self, timeout_s: float) -> Iterator[http.client.HTTPConnection]:
-        connection: http.client.HTTPConnection
-        if self._secure:
-            context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=timeout_s, context=context
-            )
-        else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+    def _envelope(self, data: bytes, http_status: int) -> Envelope:
         try:
-            yield connection
-        finally:
-            connection.close()
-
-    def _send(
-        self,
-        connection: http.client.HTTPConnection,
-        method: str,
-        path: str,
-        data: bytes | Iterable[bytes] | None,
-        headers: dict[str, str],
-    ) -> None:
-        if self._token is not None:
-            headers = headers | {"Authorization": f"Bearer {self._token}"}
-        try:
-            connection.request(method, f"{self._prefix}{path}", body=data, headers=headers)
-        except (http.client.InvalidURL, UnicodeEncodeError) as error:
-            raise Invalid(f"{path!r} is no path: {error}", field="path") from None
-        except (BrokenPipeError, ConnectionResetError):
-            if connection.sock is None:
-                raise
-            # The door answered before it had the whole body (413, 401): its answer is still to be read.
-
-    def _unreachable(self, error: Exception) -> Unreachable:
-        what = str(error) or type(error).__name__
-        return Unreachable(
-            f"the admin API at {self.base} does not answer: {what}",
-            code="TRANSPORT_ERROR",
-            remedy="Check that the hive runs (`fluxbee status`) and that the address is right.",
-        )
-
-    def _not_ours(self, why: str) -> Unreachable:
-        return Unreachable(
-            f"what answers at {self.base} is no admin API: {why}",
-            code="TRANSPORT_ERROR",
-            remedy="Check the address and the port.",
-        )
-
-
-def _left(deadline_s: float) -> float:
-    """Seconds until the deadline, and never 0: that would make a socket non-blocking."""
-    return max(deadline_s - time.monotonic(), 0.001)
-
-
-def _pieces(source: IO[bytes], total: int, progress: Progress | None) -> Iterator[bytes]:
-    """Exactly ``total`` bytes of a file that may grow meanwhile."""
-    sent = 0
-    while sent < total:
-        piece = source.read(min(_CHUNK_BYTES, total - sent))
-        if not piece:
-            raise OSError(f"the file became shorter than {total} bytes while it was sent")
-        sent += len(piece)
-        yield piece
-        if progress is not None:
-            progress(sent, total)
-
-
-def _read(answer: http.client.HTTPResponse, line: socket.socket, deadline_s: float) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while piece := answer.read1(_CHUNK_BYTES):
-        size += len(piece)
-        if size > MAX_ANSWER_BYTES:
-            raise ValueError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
-        pieces.append(piece)
-        line.settimeout(_left(deadline_s))
-    if answer.length:
-        raise http.client.IncompleteRead(b"", answer.length)
-    return b"".join(pieces)
+            return _envelope(data, http_status)
+        except ValueError as error:
+            raise self._door.not_ours(str(error)) from error
 
 
 def _envelope(data: bytes, http_status: int) -> Envelope:
