@@ -18,6 +18,7 @@ from appliance.wire.text import (
     parse_text_payload,
 )
 
+from .admin import AdminResult, admin_command, admin_command_ok
 from .config import Dial, NodeConfig, UuidMode
 from .content import ContentDesk
 from .control import ConfigContract, ConfigInForce, NodeControl
@@ -31,6 +32,7 @@ from .managed import (
 )
 from .memory import MemoryPackage, memory_of
 from .node import Node, connect
+from .publish import PublishResult, TargetResult, publish_blob_and_confirm
 from .replies import deserves_answer, error_payload, payload_of_error, reply, system_reply, text_payload
 from .requests import is_router_error
 from .runner import Handler, RunStatistics, run_node
@@ -49,6 +51,7 @@ from .statistics import NodeStatistics
 from .transport import Transport
 
 __all__ = [
+    "AdminResult",
     "ConfigContract",
     "ConfigInForce",
     "ConfigSet",
@@ -69,13 +72,17 @@ __all__ = [
     "NodeSender",
     "NodeStatistics",
     "PersistentChannel",
+    "PublishResult",
     "Routing",
     "RunStatistics",
     "SecretDescriptor",
     "SecretRecord",
+    "TargetResult",
     "TextPayload",
     "Transport",
     "UuidMode",
+    "admin_command",
+    "admin_command_ok",
     "build_message",
     "build_secret_record",
     "compute_thread_id",
@@ -92,6 +99,7 @@ __all__ = [
     "memory_of",
     "parse_text_payload",
     "payload_of_error",
+    "publish_blob_and_confirm",
     "redact_fields",
     "reply",
     "run_node",

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from appliance.sdk import NodeConfig, UuidMode, build_message, run_node, text_payload
+from appliance.sdk import Meta, NodeConfig, UuidMode, build_message, connect, run_node, text_payload
 from appliance.testing.link import FakeRouter
 from appliance.wire.nodeconfig import ConfigSet, build_config_set
 
@@ -69,7 +69,7 @@ async def echoing(main) -> None:
 
 
 def test_the_page_keeps_its_length() -> None:
-    assert len(PAGE.read_text().splitlines()) <= 200
+    assert len(PAGE.read_text().splitlines()) <= 230
 
 
 async def test_a_connection_of_your_own(router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +85,38 @@ async def test_nobody_there(router: FakeRouter, capsys: pytest.CaptureFixture[st
 async def test_long_texts_and_attachments(router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
     await echoing(snippet("Long texts and attachments")["main"])
     assert capsys.readouterr().out.startswith(f"{1_000_000 + len('you said: ')} ()")
+
+
+async def test_commands_to_the_hive(router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = [
+        {"status": "ok", "action": "run_node", "payload": {"state": "started"}},
+        {"status": "error", "action": "get_node_status", "payload": {}, "error_code": "NODE_NOT_FOUND"},
+    ]
+
+    async def answer() -> None:
+        async with connect(NodeConfig(name="SY.admin", uuid_mode=UuidMode.EPHEMERAL)) as admin:
+            ready.set()
+            for payload in answers:
+                asked = await admin.receive(timeout_s=5)
+                meta = Meta(type="admin", msg="ADMIN_COMMAND_RESPONSE")
+                await admin.send(
+                    build_message(
+                        src=admin.uuid,
+                        dst=asked.routing.src,
+                        payload=payload,
+                        meta=meta,
+                        trace_id=asked.routing.trace_id,
+                    )
+                )
+
+    ready = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(answer)
+        await ready.wait()
+        await snippet("Commands to the hive")["main"]()
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "ok None {'state': 'started'}"
+    assert shown[1].startswith("NotFound NODE_NOT_FOUND get_node_status was answered NODE_NOT_FOUND")
 
 
 async def test_configuration_by_message(router: FakeRouter) -> None:
