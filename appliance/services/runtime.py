@@ -34,6 +34,7 @@ async def run_service(
     *,
     dial: Dial,
     paths: Paths,
+    answer_status: bool | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run one service until cancelled; started means connected for the first time.
@@ -43,6 +44,7 @@ async def run_service(
         serve: what it does.
         dial: makes a connection to the router over the planes' own way.
         paths: where uuids and blobs lie.
+        answer_status: ``False`` leaves NODE_STATUS_GET to the service, as in ``NodeConfig``.
     """
     config = NodeConfig(
         name=name,
@@ -51,6 +53,7 @@ async def run_service(
         uuid_mode=UuidMode.PERSISTENT,
         reconnect_cap_s=_LONGEST_WAIT_S,
         answer_echo=True,
+        answer_status=answer_status,
     )
     wait_s = _FIRST_WAIT_S
     noted = False

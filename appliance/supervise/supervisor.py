@@ -52,7 +52,7 @@ class NodeKeeper(Protocol):
 
     async def stop_node(
         self, name: str, *, signal: StopSignal = "SIGTERM", grace_s: float | None = None
-    ) -> None:
+    ) -> object:
         """Have a process ended; its end comes as an event."""
 
     async def forget_node(self, name: str) -> None:

@@ -50,6 +50,7 @@ class House(msgspec.Struct, kw_only=True):
         files: limiter of threads that touch the disk.
         node: SY.orchestrator's connection, while it serves.
         started_at: monotonic seconds, for the uptime.
+        troubles: by node, why its last start was refused before it had a process.
     """
 
     hive: str
@@ -63,6 +64,7 @@ class House(msgspec.Struct, kw_only=True):
     locks: ResourceLocks = msgspec.field(default_factory=ResourceLocks)
     files: trio.CapacityLimiter = msgspec.field(default_factory=lambda: trio.CapacityLimiter(_FILE_THREADS))
     node: Node | None = None
+    troubles: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def is_mother(self) -> bool:
@@ -78,6 +80,16 @@ class House(msgspec.Struct, kw_only=True):
         if self.node is None:
             raise Unavailable("the router is not connected", code="SERVICE_FAILED")
         return self.node
+
+    async def sees(self, name: str) -> bool:
+        """Whether the router sees the node ``name`` now; the supervisor is told.
+
+        Raises:
+            Unavailable, Unreachable: the router does not answer.
+        """
+        visible = name == self.connected().router_name or await self.router.sees(name)
+        self.supervisor.observe_one(name, visible=visible)
+        return visible
 
     async def ask(self, dst: str, verb: str, payload: object, *, timeout_s: float) -> Payload:
         """A system request; the payload of the answer, whatever its ``status``.
