@@ -10,10 +10,12 @@ import trio
 
 from appliance.http import DoorConfig, Health, envelope_shape, health_routes, json_router, serve
 from appliance.identity import RegistryLimits
+from appliance.keeper import TOGETHER_PLANE
 from appliance.services.config_routes import RouteLimits, RouteService
 from appliance.services.control_regions import ControlRegions
 from appliance.services.health import HealthService
 from appliance.services.identity import IdentityService, IdentitySettings
+from appliance.services.orchestrator import OrchestratorConfig, OrchestratorService
 from appliance.services.runtime import run_service
 from appliance.services.storage import StorageService
 from appliance.store.region_admit import CONTROL
@@ -42,6 +44,7 @@ async def control_plane(
     )
     identity = _identity(hive, regions)
     storage = StorageService(hive.paths)
+    orchestrator = _orchestrator(hive, seams)
     health = HealthService(
         hive.hive_id,
         settings.role,
@@ -72,6 +75,8 @@ async def control_plane(
         application = json_router(health_routes(admin_health))
         opened = await nursery.start(serve, application, door)
         log.info("admin_listens", address=f"http://{opened.addresses[0]}")
+        if orchestrator is not None:
+            await nursery.start(orchestrator.run)
         # The door is open first: it can tell why a service does not come up.
         for name, body in (
             ("SY.config.routes", routes.serve),
@@ -80,8 +85,34 @@ async def control_plane(
             ("SY.health", health.serve),
         ):
             await nursery.start(partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths))
+        if orchestrator is not None:
+            body = partial(run_service, "SY.orchestrator", orchestrator.serve, answer_status=False)
+            await nursery.start(partial(body, dial=seams.dial("SY.orchestrator"), paths=hive.paths))
         task_status.started()
         await trio.sleep_forever()
+
+
+def _orchestrator(hive: Hive, seams: Seams) -> OrchestratorService | None:
+    """SY.orchestrator; without a keeper there is nobody to start nodes."""
+    keeper = seams.keeper
+    if keeper is None:
+        return None
+    settings = hive.settings
+
+    async def restart_plane(plane: str) -> None:
+        alone = keeper.context.name == TOGETHER_PLANE
+        await keeper.restart(TOGETHER_PLANE if alone else plane)
+
+    config = OrchestratorConfig(
+        hive=hive.hive_id,
+        role=settings.role,
+        paths=hive.paths,
+        settings=settings.orchestrator,
+        admin_nodes=settings.security.admin_nodes,
+        open_security=settings.security.local == "open",
+        restart_plane=restart_plane,
+    )
+    return OrchestratorService(config, keeper)
 
 
 def _identity(hive: Hive, regions: ControlRegions) -> IdentityService:
