@@ -140,7 +140,10 @@ class Planner:
         return self._admin(asked, {})
 
     def _hive_record(self, asked: Asked) -> Plan:
-        hive = asked.optional_text("hive_id") or asked.target()
+        try:
+            hive = check_hive_id(asked.optional_text("hive_id") or asked.target())
+        except Invalid as error:
+            raise Invalid(error.message, code="INVALID_HIVE_ID", field="hive_id") from error
         turn = f"hive:{hive}" if asked.action == "remove_hive" else ""
         return self._admin(asked, {"hive_id": hive}, turn=turn)
 

@@ -7,7 +7,7 @@ No I/O, no rules about single actions.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
@@ -16,7 +16,17 @@ import msgspec
 from ..errors import FluxbeeError
 from .codes import http_status_of
 
-__all__ = ["AdminCall", "AdminGateway", "AdminOutcome", "AdminStreams", "Envelope", "failure", "from_error"]
+__all__ = [
+    "AdminCall",
+    "AdminGateway",
+    "AdminOutcome",
+    "AdminStreams",
+    "Envelope",
+    "EventSource",
+    "Form",
+    "failure",
+    "from_error",
+]
 
 Form = Literal["envelope", "short", "bare"]
 """How a body looks: five keys, the short form of ``PUT /config/*``, or the payload by itself."""
@@ -121,17 +131,28 @@ class AdminGateway(Protocol):
         """Longest time in seconds that :meth:`execute` may take, waiting for its turn included."""
 
 
+class EventSource(Protocol):
+    """One watcher's events; a queue that is bounded and drops what its watcher is too slow for."""
+
+    async def next_event(self, timeout_s: float) -> bytes | None:
+        """The next event, UTF-8 text; ``None`` when there was none for ``timeout_s``.
+
+        Raises:
+            EOFError: there will be no more.
+        """
+
+
 class AdminStreams(Protocol):
     """What the door hands out as server-sent events; each stream is bounded and counts what it drops."""
 
-    def log(self, hive: str, node_name: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Lines of a node's log from now on, as JSON text.
+    def log(self, node_name: str, tail: int) -> AbstractAsyncContextManager[EventSource]:
+        """The last ``tail`` lines of the log of a local node (full name), then its lines as they come.
 
         Raises:
             FluxbeeError: on entering, when there is no such log here.
         """
 
-    def tap(self, pattern: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def tap(self, pattern: str) -> AbstractAsyncContextManager[EventSource]:
         """What the router routes for names that match ``pattern``, as JSON objects.
 
         Raises:
