@@ -27,6 +27,7 @@ VERB_MODULES = (
     "node",
     "send",
     "tap",
+    "world",
     "config",
     "completion",
     "version",
