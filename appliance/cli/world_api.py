@@ -1,7 +1,7 @@
 """The world's door as the command line sees it: JSON in, JSON out, errors of the tree, and the live feed.
 
 ``FLUX_URL`` says where (default ``http://localhost:3000``), ``FLUX_TOKEN`` and ``FLUX_ADMIN_TOKEN`` who asks
-(``spec/flux-state.md §6.1``). The feed is a WebSocket over a blocking socket; it ends when the door closes it.
+(``spec/flux-state.md §6.1``). The feed is a WebSocket over a blocking socket; the door ends it.
 """
 
 from __future__ import annotations
