@@ -141,6 +141,9 @@ FORMS: dict[str, Form] = {
         expects="a node name in which * stands for any characters, at most 256 bytes, without spaces",
         fits=_node_pattern,
     ),
+    "node_namespace": _text(
+        "node pattern = namespace, such as AI.pump*@*=plant", r"[^\s=]{1,255}=[a-z0-9_-]{3,32}"
+    ),
     "path": _text("a file system path", r"[^\u0000]{1,4096}"),
     "name": _text("a name of 1 to 64 letters, digits, '_', '-' or '.'", r"[A-Za-z0-9_.-]{1,64}"),
     "host": _text("a host name or address without a port", r"[A-Za-z0-9_.:-]{1,253}"),

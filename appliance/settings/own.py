@@ -315,6 +315,13 @@ class World(Section, frozen=True, kw_only=True):
         ),
     ] = None
     open_registration: Annotated[bool, key("Creating a namespace needs no admin token.")] = False
+    node_namespaces: Annotated[
+        tuple[str, ...],
+        key(
+            "Nodes that may publish into a namespace by message without its token, as `pattern=namespace`.",
+            form="node_namespace",
+        ),
+    ] = ()
     encryption_key: Annotated[
         str | None,
         key(

@@ -88,6 +88,11 @@ __all__ = [
     "VPN_BLOCKED",
     "WAN_UNAVAILABLE",
     "WITHDRAW",
+    "WORLD_DELETE",
+    "WORLD_GET",
+    "WORLD_HISTORY",
+    "WORLD_LIST",
+    "WORLD_PUBLISH",
     "response_verb",
 ]
 
@@ -196,6 +201,13 @@ INVENTORY_REQUEST: Final = "INVENTORY_REQUEST"
 INVENTORY_RESPONSE: Final = "INVENTORY_RESPONSE"
 TIMER_PURGE_OWNER: Final = "TIMER_PURGE_OWNER"
 TIMER_RESPONSE: Final = "TIMER_RESPONSE"
+
+# world state by message: SY.world (design.md §5, §7)
+WORLD_PUBLISH: Final = "WORLD_PUBLISH"
+WORLD_GET: Final = "WORLD_GET"
+WORLD_LIST: Final = "WORLD_LIST"
+WORLD_HISTORY: Final = "WORLD_HISTORY"
+WORLD_DELETE: Final = "WORLD_DELETE"
 
 
 def response_verb(verb: str) -> str:
