@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 import trio
 
-from appliance.http import DoorConfig, Health, envelope_shape, health_routes, json_router, serve
+from appliance.http import DoorConfig, envelope_shape, serve
 from appliance.identity import RegistryLimits
 from appliance.keeper import TOGETHER_PLANE
 from appliance.services.config_routes import RouteLimits, RouteService
@@ -21,6 +21,7 @@ from appliance.services.storage import StorageService
 from appliance.store.region_admit import CONTROL
 from appliance.system import log as logs
 
+from .door import Figures, admin_application, admin_service
 from .hive import Hive, Seams
 
 __all__ = ["control_plane"]
@@ -52,10 +53,25 @@ async def control_plane(
         journals=lambda: [*routes.journals(), *identity.journals()],
     )
 
-    async def admin_health() -> Health:
-        report = await health.report()
-        planes = {f"plane.{plane.name}": plane.state for plane in report.planes}
-        return Health(reasons=report.reasons, facts={**report.facts, **planes})
+    admin = admin_service(hive)
+    figures: dict[str, Figures] = {
+        "admin": admin.statistics,
+        "identity": identity.statistics,
+        "storage": storage.statistics,
+        "regions": regions.statistics,
+    }
+    if orchestrator is not None:
+        figures["orchestrator"] = orchestrator.statistics
+        figures["supervisor"] = orchestrator.supervisor.statistics
+    application = admin_application(
+        hive,
+        admin,
+        health,
+        orchestrator,
+        dial=seams.dial("SY.admin.tap"),
+        keeper=seams.keeper,
+        figures=figures,
+    )
 
     async with AsyncExitStack() as stack:
         stack.enter_context(regions)
@@ -72,8 +88,9 @@ async def control_plane(
             allowed_hosts=frozenset(settings.http.hosts),
             error_shape=envelope_shape,
         )
-        application = json_router(health_routes(admin_health))
+        await nursery.start(admin.run)
         opened = await nursery.start(serve, application, door)
+        figures["door"] = opened.statistics
         log.info("admin_listens", address=f"http://{opened.addresses[0]}")
         if orchestrator is not None:
             await nursery.start(orchestrator.run)
@@ -83,6 +100,7 @@ async def control_plane(
             ("SY.identity", identity.serve),
             ("SY.storage", storage.serve),
             ("SY.health", health.serve),
+            ("SY.admin", admin.serve),
         ):
             await nursery.start(partial(run_service, name, body, dial=seams.dial(name), paths=hive.paths))
         if orchestrator is not None:

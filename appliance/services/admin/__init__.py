@@ -2,5 +2,6 @@
 
 from .service import AdminService
 from .statistics import AdminStatistics
+from .streams import NodeLogs, Streams
 
-__all__ = ["AdminService", "AdminStatistics"]
+__all__ = ["AdminService", "AdminStatistics", "NodeLogs", "Streams"]

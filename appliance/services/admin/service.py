@@ -6,8 +6,9 @@ Commands are executed beside each other; more than 256 at once are answered ``BU
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+import msgspec
 import trio
 
 from appliance.sdk import Node
@@ -88,6 +89,16 @@ class AdminService:
     def patience_s(self, action: str) -> float:
         """Longest time in seconds that :meth:`execute` may take."""
         return self._engine.patience_s(action)
+
+    async def router_figures(self, timeout_s: float) -> Mapping[str, object] | None:
+        """What the router counts, for the metrics; ``None`` when it does not tell in time."""
+        peers = self._peers
+        try:
+            payload = await peers.system(peers.last_hop, verbs.ROUTER_STATISTICS, {}, timeout_s)
+            figures = msgspec.json.decode(payload, type=dict[str, object])
+        except (FluxbeeError, msgspec.DecodeError):
+            return None
+        return figures if figures.get("status") == "ok" else None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the changes under way, until cancelled."""

@@ -1,0 +1,125 @@
+"""The admin door's parts, put together: metrics, overview, logs and taps from those who know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import appliance.http.admin
+from appliance import __version__
+from appliance.http import Health, Page
+from appliance.http.admin import AdminApp, AdminParts
+from appliance.http.admin.metrics import render
+from appliance.keeper.trio_plane import TrioPlane
+from appliance.sdk import Dial
+from appliance.services.admin import AdminService, NodeLogs, Streams
+from appliance.services.health import HealthReport, HealthService
+from appliance.services.orchestrator import OrchestratorService
+from appliance.system import log as logs
+
+from .hive import Hive
+
+__all__ = ["Figures", "admin_application", "admin_service"]
+
+ROUTER_FIGURES_S: Final = 0.7
+
+Figures = Callable[[], object]
+"""A service's ``statistics``."""
+
+log = logs.get_logger("app")
+
+
+def admin_service(hive: Hive) -> AdminService:
+    """SY.admin, as the configuration wants it."""
+    settings = hive.settings
+    everybody = settings.security.local == "open"
+    return AdminService(
+        hive.hive_id,
+        is_mother=settings.role == "motherbee",
+        paths=hive.paths,
+        timeouts=settings.admin.timeouts,
+        admin_nodes=("*",) if everybody else settings.security.admin_nodes,
+    )
+
+
+def admin_application(
+    hive: Hive,
+    admin: AdminService,
+    health: HealthService,
+    orchestrator: OrchestratorService | None,
+    *,
+    dial: Dial,
+    keeper: TrioPlane | None,
+    figures: Mapping[str, Figures],
+) -> AdminApp:
+    """What the admin door serves."""
+
+    async def dropped_bytes(name: str) -> int:
+        known = await keeper.nodes() if keeper is not None else []
+        return next((one.log_dropped_bytes for one in known if one.name == name), 0)
+
+    node_logs = NodeLogs(hive.hive_id, hive.paths, dropped_bytes=dropped_bytes)
+    admin.bind(overview=_overview(hive, health, orchestrator), logs=node_logs.tail)
+    page = Path(appliance.http.admin.__file__).parent / "page"
+    parts = AdminParts(
+        health=_health(health),
+        metrics=_metrics(hive, admin, figures),
+        streams=Streams(node_logs, dial, hive.paths, admin.counts),
+        page=Page(page) if (page / "index.html").is_file() else None,
+    )
+    return AdminApp(admin, parts)
+
+
+def _health(health: HealthService) -> Callable[[], Awaitable[Health]]:
+    async def source() -> Health:
+        report = await health.report()
+        planes = {f"plane.{plane.name}": plane.state for plane in report.planes}
+        return Health(reasons=report.reasons, facts={**report.facts, **planes})
+
+    return source
+
+
+def _overview(
+    hive: Hive, health: HealthService, orchestrator: OrchestratorService | None
+) -> Callable[[], Awaitable[Mapping[str, object]]]:
+    started = time.monotonic()
+
+    async def overview() -> Mapping[str, object]:
+        report: HealthReport = await health.report()
+        nodes: dict[str, object] = {"connected": report.facts.get("nodes")}
+        if orchestrator is not None:
+            managed = orchestrator.supervisor.statistics()
+            nodes |= {"managed": managed.nodes, "running": managed.active, "parked": managed.parked}
+        return {
+            "hive_id": hive.hive_id,
+            "role": hive.settings.role,
+            "version": __version__,
+            "uptime_ms": int((time.monotonic() - started) * 1000),
+            "reasons": report.reasons,
+            "facts": report.facts,
+            "planes": report.planes,
+            "nodes": nodes,
+        }
+
+    return overview
+
+
+def _metrics(
+    hive: Hive, admin: AdminService, figures: Mapping[str, Figures]
+) -> Callable[[], Awaitable[bytes]]:
+    def told(name: str, source: Figures) -> object:
+        try:
+            return source()
+        except Exception as error:  # one service's defect must not hide the others' figures
+            log.exception("statistics_failed", error, code="STATISTICS_FAILED", source=name)
+            return None
+
+    async def metrics() -> bytes:
+        router = await admin.router_figures(ROUTER_FIGURES_S)
+        build = [("build", {"info": {f"{__version__} {hive.hive_id} {hive.settings.role}": 1}})]
+        own = [(name, told(name, source)) for name, source in figures.items()]
+        return render([*build, ("router", router), *own])
+
+    return metrics
