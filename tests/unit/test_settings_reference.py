@@ -90,6 +90,7 @@ GOOD_AND_BAD = {
     "router_name": (["RT.gateway", "RT.a@h"], ["AI.x", "RT.", "RT"]),
     "node_name": (["SY.a.b", "AI.x@h"], ["x", "QQ.a", "SY.a@b c"]),
     "node_pattern": (["*", "AI.*@h"], ["", "a b", "x" * 257]),
+    "node_namespace": (["AI.pump*@*=plant", "IO.x@h=a-b_c"], ["AI.x@h", "=plant", "AI.x@h=Ab", "a b=plant"]),
     "path": (["/a", "./b c"], ["", "a\0b", "x" * 4097]),
     "name": (["fluxbee"], ["", "a b"]),
     "host": (["box.local", "::1"], ["a/b", ""]),

@@ -1,0 +1,5 @@
+"""SY.world: world state by message."""
+
+from .service import WorldService
+
+__all__ = ["WorldService"]
