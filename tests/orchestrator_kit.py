@@ -67,9 +67,10 @@ async def status(node, name):
 async def until(condition, *, timeout_s=15.0, every_s=0.03):
     """Ask an async condition until it gives something; the last answer."""
     with trio.fail_after(timeout_s):
-        while not (answer := await condition()):
+        while True:
+            if answer := await condition():
+                return answer
             await trio.sleep(every_s)
-        return answer
 
 
 async def until_lifecycle(node, name, *words, timeout_s=15.0):
