@@ -31,6 +31,7 @@ from appliance.store.journal_format import join_records
 from appliance.store.journal_images import Images
 from appliance.store.journal_pending import Ticket
 from appliance.store.journal_recover import Recovered, recover
+from appliance.store.journal_segment import Snapshot
 from appliance.store.journal_types import (
     BaseInfo,
     Batch,
@@ -292,6 +293,10 @@ class Journal:
             Unavailable: the disk cannot be read.
         """
         return self._consumers.batches(from_seq, level)
+
+    def snapshot(self, level: Level = "synced") -> Snapshot:
+        """Which segments can be read now; for readers of their own, in other threads."""
+        return self._engine.committer.shelf.snapshot(level)
 
     def follow(self, from_seq: int, *, level: Level = "synced") -> Follower:
         """Everything from ``from_seq`` on, and then what comes."""

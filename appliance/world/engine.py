@@ -1,27 +1,39 @@
-"""The world engine: events in, a durable and readable world out (``spec/flux-state.md §1–3``, ``design.md §5``).
+"""The world engine: events in, a durable and readable world out (``spec/flux-state.md §1–3``).
 
 One state journal holds everything that happened; the region ``world`` is its view; an overlay of committed
 events that are not projected yet lies between them, so that every read sees every acknowledged event. A
 batch is one atomic group of the journal. The decisions are in the sans-IO modules beside this one; here is
-the trio shell: it waits for the disk, keeps the order of commits and runs the projection.
-
-One engine per process and place; all methods are called from its trio loop.
+the face that doors and services use. One engine per process and place; all methods are called from its trio
+loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO, Self
 
+import msgspec
 import trio
 
 from appliance.store.generations import GenerationPage
 from appliance.system.clock import Clock
 from appliance.system.disk import Disk
 from appliance.system.paths import Paths
+from appliance.wire.errors import FluxbeeError, Invalid
 
+from .committer import WorldCommitter
+from .events import Event, decode_batch, decode_event, entity_id_fault
+from .intake import error_of
+from .keeping import Keeping
+from .listing import Listing, common_prefix
+from .namespaces import new_id, new_token, token_hash
+from .records import CONFIG, NAMESPACE, NAMESPACE_GONE
 from .types import (
+    INTERNAL,
     AdminConfig,
     BatchReport,
     Caller,
@@ -37,21 +49,12 @@ from .types import (
 )
 from .updates import Listener
 
-__all__ = ["Listing", "WorldEngine"]
+__all__ = ["MAX_BODY_BYTES", "Listing", "WorldEngine"]
 
+MAX_BODY_BYTES = 32 << 20
+"""Hard ceiling of the body limits (EP-81); a batch is one append of the journal."""
 
-class Listing:
-    """Entities in order of id, page by page; made by ``WorldEngine.listing``.
-
-    Every entity that exists from the first page to the last comes exactly once; one page is a consistent cut.
-    """
-
-    def page(self, limit: int = 500) -> list[bytes]:
-        """The next entities as JSON texts, at most ``limit``; empty at the end. Never waits.
-
-        Give other tasks a turn between pages (``trio.lowlevel.checkpoint``).
-        """
-        raise NotImplementedError
+_COUNT_PAGE = 2000
 
 
 class WorldEngine:
@@ -78,12 +81,15 @@ class WorldEngine:
         disk: Disk | None = None,
         inline: bool = False,
     ) -> None:
-        raise NotImplementedError
+        self._keeping = Keeping(
+            journal_dir, region_dir, options, page=page, clock=clock, disk=disk, inline=inline
+        )
+        self._options = options
 
     @classmethod
     def at(cls, paths: Paths, options: WorldOptions, *, page: GenerationPage | None = None) -> Self:
         """The engine of a hive: ``<lib>/journals/world`` and ``<lib>/regions``."""
-        raise NotImplementedError
+        return cls(paths.journals / "world", paths.regions_disk, options, page=page)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open, catch up, serve until cancelled; started means that reads and writes are answered.
@@ -92,13 +98,32 @@ class WorldEngine:
 
         Raises:
             Conflict: another process has the journal or the region.
+            Damaged: a row of the region does not decode; the next start builds it anew.
             Unavailable: the disk cannot be read.
         """
-        raise NotImplementedError
+        await self._keeping.run(task_status=task_status)
 
     async def __aenter__(self) -> Self:
         """Run in a nursery of its own (tests and tools)."""
-        raise NotImplementedError
+        self._serving = self._serve()
+        await self._serving.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._serving.__aexit__(None, None, None)
+
+    @asynccontextmanager
+    async def _serve(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+    @property
+    def _committer(self) -> WorldCommitter:
+        return self._keeping.committer
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -116,7 +141,17 @@ class WorldEngine:
             Busy: the overlay or the journal is full (503 with ``retry_after_s``).
             Unavailable: the disk failed, or the engine is not ready (503).
         """
-        raise NotImplementedError
+        return await self._publish_one(decode_event(body), caller)
+
+    async def _publish_one(self, event: Event, caller: Caller) -> Receipt:
+        flight = await self._committer.commit([event], caller)
+        if flight.problems:
+            raise error_of(flight.problems[0])
+        if flight.duplicates:
+            event_id, seq, stream = flight.duplicates[0]
+            return Receipt(event_id=event_id, stream=stream, seq=seq)
+        assert event.eventId is not None
+        return Receipt(event_id=event.eventId, stream=event.stream, seq=flight.first)
 
     async def publish_batch(self, body: bytes, caller: Caller) -> BatchReport:
         """EP-05: ``{"events":[…]}``. What is wrong with one event is in its result; the accepted ones are one
@@ -126,11 +161,26 @@ class WorldEngine:
             Invalid: malformed JSON, no ``events`` array, no or more than 100 000 events.
             Busy, Unavailable: as ``publish``; nothing was stored.
         """
-        raise NotImplementedError
+        flight = await self._committer.commit(decode_batch(body), caller)
+        failed = len(flight.problems)
+        return BatchReport(successful=len(flight.results) - failed, failed=failed, results=flight.results)
 
     async def delete(self, entity_id: str, caller: Caller) -> Receipt:
         """EP-40: append a tombstone, whether the entity exists or not; raises as ``publish``."""
-        raise NotImplementedError
+        if fault := entity_id_fault(entity_id):
+            raise Invalid(fault, field="entity_id")
+        return await self._publish_one(self._tombstone(entity_id), caller)
+
+    def _tombstone(self, entity_id: str) -> Event:
+        now_ms = max(self._keeping.clock.wall_ms(), 1)
+        properties = {"__deleted__": True, "__deleted_at__": now_ms}
+        return Event(
+            stream="flux.events.deletions",
+            source="api",
+            timestamp=now_ms,
+            key=entity_id if len(entity_id.encode()) <= 512 else None,
+            payload={"entity_id": entity_id, "properties": properties},
+        )
 
     async def delete_many(
         self,
@@ -149,7 +199,39 @@ class WorldEngine:
             Unauthorized, Refused: with auth on, the first target that the caller may not write.
             Busy, Unavailable: as ``publish``.
         """
-        raise NotImplementedError
+        if sum(given is not None for given in (namespace, prefix, entity_ids)) != 1:
+            raise Invalid("exactly one of namespace, prefix and entity_ids is needed", field="filter")
+        if entity_ids is not None:
+            wanted = list(dict.fromkeys(entity_ids))
+        else:
+            wanted = await self._matching(self.listing(prefix=prefix, namespace=namespace))
+        if len(wanted) > self._options.max_batch_delete:
+            limit = self._options.max_batch_delete
+            raise Invalid(
+                f"Batch too large: {len(wanted)} entities requested, max is {limit}", field="filter"
+            )
+        self._check_rights(wanted, caller)
+        existing = [one for one in wanted if not entity_id_fault(one) and self.entity(one) is not None]
+        if existing:
+            await self._committer.commit([self._tombstone(one) for one in existing], INTERNAL)
+        return DeleteReport(deleted=len(existing))
+
+    async def _matching(self, listing: Listing) -> list[str]:
+        """All ids of a listing; a count too high is found before anything is deleted."""
+        found: list[str] = []
+        while rows := listing.rows(_COUNT_PAGE):
+            found += [one for one, _ in rows]
+            await trio.lowlevel.checkpoint()
+        return found
+
+    def _check_rights(self, entity_ids: Sequence[str], caller: Caller) -> None:
+        if caller.internal or not self._options.auth_enabled:
+            return
+        registry = self._keeping.state.registry
+        owner = registry.owner(caller.token)
+        for one in entity_ids:
+            if problem := registry.refusal(one, caller, owner):
+                raise error_of(problem)
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -159,13 +241,31 @@ class WorldEngine:
         Raises:
             Unavailable: not ready yet.
         """
-        raise NotImplementedError
+        keeping = self._keeping
+        keeping.check_ready()
+        if entity_id_fault(entity_id):
+            return None
+        with keeping.view.rows() as rows:
+            return keeping.state.overlay.text(entity_id, rows.text(entity_id)) or None
 
     def listing(
         self, *, prefix: str | None = None, namespace: str | None = None, after: str | None = None
     ) -> Listing:
         """EP-30: entities in order of id; both filters given mean both hold; ``after`` is exclusive."""
-        raise NotImplementedError
+        keeping = self._keeping
+        keeping.check_ready()
+        return Listing(keeping.view, keeping.state.overlay, common_prefix(prefix, namespace), after)
+
+    def _head(self, entity_id: str) -> int:
+        keeping = self._keeping
+        keeping.check_ready()
+        if entity_id_fault(entity_id):
+            return 0
+        entry = keeping.state.overlay.find(entity_id)
+        if entry is not None:
+            return entry.head
+        with keeping.view.rows() as rows:
+            return rows.value(entity_id) >> 1
 
     async def history(
         self,
@@ -186,9 +286,21 @@ class WorldEngine:
             limit: 1 to 500 (the caller clamps).
 
         Raises:
+            Busy: more events than one request may walk through.
             Unavailable: the disk cannot be read, or reading took too long.
         """
-        raise NotImplementedError
+        head = self._head(entity_id)
+        keeping = self._keeping
+        call = partial(
+            keeping.history.events,
+            keeping.journal.snapshot(),
+            head,
+            since_ms=since_ms,
+            until_ms=until_ms,
+            before_seq=before_seq,
+            limit=limit,
+        )
+        return await keeping.read_past(call)
 
     async def entity_at(
         self, entity_id: str, *, seq: int | None = None, at_ms: int | None = None
@@ -200,7 +312,13 @@ class WorldEngine:
             Busy: more events than one request may walk through.
             Unavailable: as ``history``.
         """
-        raise NotImplementedError
+        if (seq is None) == (at_ms is None):
+            raise Invalid("exactly one of seq and at_ms is needed", field="at")
+        head = self._head(entity_id)
+        keeping = self._keeping
+        snapshot = keeping.journal.snapshot()
+        call = partial(keeping.history.at, snapshot, entity_id, head, seq=seq, at_ms=at_ms)
+        return await keeping.read_past(call)
 
     # -- namespaces and administration -------------------------------------------------------------------
 
@@ -212,36 +330,66 @@ class WorldEngine:
             Conflict: ``Namespace name already exists``.
             Unavailable: the disk failed.
         """
-        raise NotImplementedError
+        async with self._committer.administering:
+            registry = self._keeping.state.registry
+            registry.check_new(name)
+            taken = {one.namespace_id for one in registry.all()}
+            namespace_id = next(one for one in iter(new_id, "") if one not in taken)
+            token = new_token()
+            namespace = Namespace(
+                namespace_id=namespace_id,
+                name=name,
+                created_at_ms=self._keeping.clock.wall_ms(),
+                token_sha256=token_hash(token),
+                max_entities=max_entities,
+            )
+            await self._committer.control(NAMESPACE, msgspec.json.encode(namespace))
+        return NewNamespace(namespace_id=namespace_id, name=name, token=token)
 
     async def rotate_namespace(self, name: str) -> NewNamespace:
         """A new token for a namespace; the old one ends at once. ``NotFound`` when there is none."""
-        raise NotImplementedError
+        async with self._committer.administering:
+            found = self._keeping.state.registry.require(name)
+            token = new_token()
+            changed = msgspec.structs.replace(found, token_sha256=token_hash(token))
+            await self._committer.control(NAMESPACE, msgspec.json.encode(changed))
+        return NewNamespace(namespace_id=found.namespace_id, name=name, token=token)
+
+    async def set_namespace_quota(self, name: str, max_entities: int) -> None:
+        """Most entities that a namespace may hold; 0: any. ``NotFound`` when there is none."""
+        if max_entities < 0:
+            raise Invalid("a quota is not negative", field="max_entities")
+        async with self._committer.administering:
+            found = self._keeping.state.registry.require(name)
+            changed = msgspec.structs.replace(found, max_entities=max_entities)
+            await self._committer.control(NAMESPACE, msgspec.json.encode(changed))
 
     async def delete_namespace(self, name: str) -> None:
         """EP-52: forget name and token; entities stay. ``NotFound`` when there is none."""
-        raise NotImplementedError
+        async with self._committer.administering:
+            self._keeping.state.registry.require(name)
+            await self._committer.control(NAMESPACE_GONE, name.encode())
 
     def namespace(self, name: str) -> Namespace | None:
         """EP-51."""
-        raise NotImplementedError
+        return self._keeping.state.registry.get(name)
 
     def namespaces(self) -> list[Namespace]:
         """All, by name."""
-        raise NotImplementedError
+        return self._keeping.state.registry.all()
 
     async def entity_count(self, namespace: str) -> int:
         """How many entities exist whose id starts with ``<namespace>/``."""
-        raise NotImplementedError
+        return await self._committer.count(namespace)
 
     def known_token(self, token: str) -> Namespace | None:
         """The namespace that ``token`` belongs to, compared in constant time."""
-        raise NotImplementedError
+        return self._keeping.state.registry.owner(token)
 
     @property
     def config(self) -> AdminConfig:
         """EP-80."""
-        raise NotImplementedError
+        return self._keeping.state.config
 
     async def set_config(self, config: AdminConfig) -> None:
         """EP-81: replace the runtime configuration; it takes effect at once and survives restarts.
@@ -249,7 +397,14 @@ class WorldEngine:
         Raises:
             Invalid: a body limit of 0 or beyond the hard ceiling; ``field`` names the key.
         """
-        raise NotImplementedError
+        for field in ("body_size_limit_single_bytes", "body_size_limit_batch_bytes"):
+            if not 0 < getattr(config, field) <= MAX_BODY_BYTES:
+                raise Invalid(f"{field} must be 1 to {MAX_BODY_BYTES}", field=field)
+        if config.rate_limit_per_namespace_per_minute < 0:
+            name = "rate_limit_per_namespace_per_minute"
+            raise Invalid(f"{name} must not be negative", field=name)
+        async with self._committer.administering:
+            await self._committer.control(CONFIG, msgspec.json.encode(config))
 
     # -- feed, figures, upkeep ---------------------------------------------------------------------------
 
@@ -259,50 +414,58 @@ class WorldEngine:
         Returns:
             A call that ends it.
         """
-        raise NotImplementedError
+        return self._keeping.listeners.add(listener)
 
     @property
     def ready(self) -> bool:
         """Caught up: reads and writes are answered."""
-        raise NotImplementedError
+        return self._keeping.ready
+
+    @property
+    def failure(self) -> FluxbeeError | None:
+        """Why events are not stored at the moment; ``None`` when they are."""
+        return self._keeping.failure
 
     @property
     def last_seq(self) -> int:
         """Newest event that is visible to reads."""
-        raise NotImplementedError
+        return self._keeping.state.overlay.front_seq
 
     def metrics(self) -> WorldMetrics:
         """MX-01 to MX-04, as of now."""
-        raise NotImplementedError
+        return self._keeping.metrics()
 
     def statistics(self) -> WorldStatistics:
         """Counters since the start."""
-        raise NotImplementedError
+        return self._keeping.statistics()
 
     async def settle(self) -> None:
         """Return when everything committed so far is in the region."""
-        raise NotImplementedError
+        await self._keeping.settle()
 
     async def compact(self) -> int:
         """Write a base image now (retention does it by itself); returns the sequence that it reaches to.
 
         Raises:
-            Conflict: one is being written. Unavailable, Damaged: it could not be written; nothing was lost.
+            Conflict: one is being written, or a restore is under way.
+            Unavailable, Damaged: it could not be written; nothing was lost.
         """
-        raise NotImplementedError
+        return await self._keeping.compact()
 
     async def backup(self, stream: BinaryIO) -> int:
         """Write a consistent copy of the world (entities, namespaces, configuration) to ``stream``.
 
-        Checksummed and versioned (``appliance.world.backup``). Runs in a worker thread.
+        Checksummed and versioned (``appliance.world.image``). Runs in a worker thread.
 
         Returns:
             How many entities.
         """
-        raise NotImplementedError
+        return await self._keeping.backup(stream)
 
     async def restore(self, stream: BinaryIO) -> int:
         """Replace the world by a copy made by ``backup``; all of it or nothing. History starts anew.
+
+        Listeners are not told: they read the state again.
 
         Returns:
             How many entities.
@@ -310,6 +473,6 @@ class WorldEngine:
         Raises:
             Damaged: the copy fails its check; nothing changed.
             Invalid: not a copy, or of a newer version.
-            Busy: another restore or image is under way.
+            Conflict: another restore or image is under way.
         """
-        raise NotImplementedError
+        return await self._keeping.restore(stream)

@@ -1,7 +1,7 @@
 """How an entity looks as bytes: its region key, its JSON text, its times.
 
 The JSON text is what clients get, verbatim: ``{"id":…,"properties":{…},"lastUpdated":…,"seq":…}`` (EP-30;
-``seq`` is additive, ST-19). Keys keep the order of ids, so prefix and namespace queries are range scans. Sans-IO.
+``seq`` is additive, ST-19). Keys keep the order of ids: prefix and namespace queries are range scans.
 """
 
 from __future__ import annotations
