@@ -7,7 +7,7 @@ Sans-IO.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -34,6 +34,12 @@ __all__ = [
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 T = TypeVar("T")
 _NULL = msgspec.Raw(b"null")
+
+if TYPE_CHECKING:
+    _MaybeRaw = msgspec.Raw | None
+else:
+    _MaybeRaw = msgspec.Raw
+    """msgspec reads ``Raw | None`` as null and nothing else; an absent key still is ``None``, the default."""
 
 
 class Routing(msgspec.Struct, kw_only=True):
@@ -69,7 +75,7 @@ class Meta(msgspec.Struct, kw_only=True, omit_defaults=True):
     ctx: str | None = None
     ctx_seq: int | None = None
     ctx_window: list[CtxTurn] | None = None
-    memory_package: msgspec.Raw | None = None
+    memory_package: _MaybeRaw = None
     scope: str | None = None
     target: str | None = None
     action: str | None = None
@@ -79,7 +85,7 @@ class Meta(msgspec.Struct, kw_only=True, omit_defaults=True):
     result_detail_code: str | None = None
     priority: str | None = None
     delivery: str | None = None
-    context: msgspec.Raw | None = None
+    context: _MaybeRaw = None
 
 
 class Message(msgspec.Struct, kw_only=True):

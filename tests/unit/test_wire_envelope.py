@@ -230,3 +230,13 @@ def test_a_system_message_carries_its_verb_and_a_fresh_trace() -> None:
 def test_an_empty_trace_is_a_trace() -> None:
     # An answer carries the trace of its question, whatever that was.
     assert system_message(src=UUID, dst=None, verb=verbs.UNREACHABLE, trace_id="").routing.trace_id == ""
+
+
+@pytest.mark.parametrize("value", [{"io": {"channel": "x"}}, {}, [1], "text", 7, False])
+def test_context_and_memory_arrive_as_they_were_sent(value: object) -> None:
+    meta = Meta(type="user", context=raw_json(value), memory_package=raw_json(value))
+    read = decode_message(encode_message(build_message(src=UUID, dst="AI.x@h", meta=meta)))
+    assert read.meta.context is not None
+    assert json.loads(bytes(read.meta.context)) == value
+    assert read.meta.memory_package is not None
+    assert json.loads(bytes(read.meta.memory_package)) == value
