@@ -76,6 +76,11 @@ class Paths:
         return self.state / "config_versions"
 
     @property
+    def world_admin_token(self) -> Path:
+        """The generated token of the world's administration (``design.md §5``)."""
+        return self.state / "world-admin.token"
+
+    @property
     def node_uuids(self) -> Path:
         """Persistent L1 uuids, one file per base name."""
         return self.state / "nodes"

@@ -31,15 +31,14 @@ class _Publish(msgspec.Struct):
     token: str | None = None
 
 
+class _OwnedPayload(msgspec.Struct, frozen=True):
+    entity_id: str = ""
+
+
 class _Owned(msgspec.Struct):
     """As much of an event as says whose it is."""
 
-    class Payload(msgspec.Struct):
-        """The part with the id."""
-
-        entity_id: str = ""
-
-    payload: Payload = Payload()
+    payload: _OwnedPayload = _OwnedPayload()
 
 
 class _Get(msgspec.Struct):
