@@ -72,20 +72,29 @@ class IdentityKeeping:
     async def _restore(self) -> None:
         base = self._journal.base
         upto = 0 if base is None else base.upto_seq
+        damaged: Damaged | None = None
         async for part in replay(self._journal):
             if isinstance(part, Gap):
                 log.error(
                     "identity_changes_lost", code="IDENTITY_CHANGES_LOST", first=part.first, last=part.last
                 )
-                continue
-            for sequence, record in part:
-                ops = decode_transaction(record).ops
-                if sequence > upto:
-                    self._take(sequence, ops)
-                else:
-                    self.directory.apply(ops)
-                    self.sequence = upto
+            elif damaged is None:
+                try:
+                    self._take_part(part, upto)
+                except Damaged as error:
+                    damaged = error
         self._since_base = max(0, self.sequence - upto)
+        if damaged is not None:
+            raise damaged
+
+    def _take_part(self, part: list[tuple[int, bytes]], upto: int) -> None:
+        for sequence, record in part:
+            ops = decode_transaction(record).ops
+            if sequence > upto:
+                self._take(sequence, ops)
+            else:  # of the base image, whose records all have one number
+                self.directory.apply(ops)
+                self.sequence = upto
 
     def _take(self, sequence: int, ops: tuple[Op, ...]) -> None:
         self.directory.apply(ops)

@@ -76,7 +76,7 @@ class IdentityRegion:
             Unavailable, Busy, Damaged: it is behind now; the next call tries again.
         """
         with self._region.use() as environment:
-            missing = _missing(environment, sequence, newest)
+            missing = _missing(environment, directory, sequence, newest)
             if missing is None:
                 await _fill(environment, directory, sequence)
                 return
@@ -86,10 +86,15 @@ class IdentityRegion:
                         _put(txn, op)
 
 
-def _missing(environment: Environment, sequence: int, newest: Sequence[Applied]) -> Sequence[Applied] | None:
+def _missing(
+    environment: Environment, directory: Directory, sequence: int, newest: Sequence[Applied]
+) -> Sequence[Applied] | None:
     """The changes that the region lacks; ``None`` when they are not known and it must be filled."""
     if not environment.ready(_NAME):
         return None
+    shown = environment.get(IDENTITY_META, "v")
+    if shown is not None and (directory.meta is None or directory.meta.epoch != shown.epoch):
+        return None  # a view of another journal, whatever the numbers say
     applied = environment.applied_seq(_NAME)
     if applied == sequence:
         return ()
