@@ -52,8 +52,8 @@ __all__ = [
     "InstallReport",
     "clean_leftovers",
     "install_package",
+    "make_staging",
     "quarantine_name",
-    "staging_directory",
 ]
 
 LEFTOVER_AGE_S: Final = 3600
@@ -82,9 +82,8 @@ def quarantine_name(version: str) -> str:
     return f".removing-{version}-{uuid.uuid4().hex}"
 
 
-@contextmanager
-def staging_directory(dist: Path, label: str = "bundle") -> Iterator[Path]:
-    """A new private directory on the file system of the runtimes, removed at the end with what is left in it.
+def make_staging(dist: Path, label: str = "bundle") -> Path:
+    """A new private directory on the file system of the runtimes; its maker removes it.
 
     Raises:
         Unavailable, NotFound: it cannot be made.
@@ -94,10 +93,7 @@ def staging_directory(dist: Path, label: str = "bundle") -> Iterator[Path]:
         path.mkdir(mode=0o700)
     except OSError as error:
         raise storage_error(error, str(path)) from error
-    try:
-        yield path
-    finally:
-        _remove(path)
+    return path
 
 
 def install_package(
