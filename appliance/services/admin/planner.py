@@ -15,17 +15,11 @@ from appliance.settings.hive import AdminTimeouts
 from appliance.wire import verbs
 from appliance.wire.admin.catalogue import ACTIONS
 from appliance.wire.admin.outcome import AdminCall
-from appliance.wire.admin.requests import (
-    ConfigureRoutes,
-    ConfigureVpns,
-    NodeMessage,
-    PublishPackage,
-    RouteBody,
-    VpnBody,
-)
+from appliance.wire.admin.requests import PublishPackage
 from appliance.wire.errors import Conflict, Invalid, NotFound
 from appliance.wire.names import check_hive_id, full_name
 
+from . import config_steps, node_steps
 from .asked import Asked
 from .plan import MOTHER_ONLY, Kind, Plan
 from .rollout import plan_sync_hint, plan_update
@@ -110,7 +104,7 @@ class Planner:
 
     # --- steps -----------------------------------------------------------------------------------------
 
-    def _admin(
+    def admin(
         self,
         asked: Asked,
         payload: Mapping[str, object],
@@ -134,10 +128,10 @@ class Planner:
 
     def _orchestrator(self, asked: Asked) -> Plan:
         target = asked.target()
-        return self._admin(asked, asked.without("target"), target=target)
+        return self.admin(asked, asked.without("target"), target=target)
 
     def _plain(self, asked: Asked) -> Plan:
-        return self._admin(asked, {})
+        return self.admin(asked, {})
 
     def _hive_record(self, asked: Asked) -> Plan:
         try:
@@ -145,21 +139,21 @@ class Planner:
         except Invalid as error:
             raise Invalid(error.message, code="INVALID_HIVE_ID", field="hive_id") from error
         turn = f"hive:{hive}" if asked.action == "remove_hive" else ""
-        return self._admin(asked, {"hive_id": hive}, turn=turn)
+        return self.admin(asked, {"hive_id": hive}, turn=turn)
 
     def _add_hive(self, asked: Asked) -> Plan:
         name = asked.params.get("hive_id")
-        return self._admin(asked, asked.without("target"), turn=f"hive:{name}")
+        return self.admin(asked, asked.without("target"), turn=f"hive:{name}")
 
     def _history(self, asked: Asked) -> Plan:
         kept = {key: asked.params[key] for key in _HISTORY if key in asked.params}
         if asked.action.startswith("list_"):
-            return self._admin(asked, kept)
+            return self.admin(asked, kept)
         target = asked.target()
-        return self._admin(asked, {**kept, "hive": target}, target=target)
+        return self.admin(asked, {**kept, "hive": target}, target=target)
 
     def _list_versions(self, asked: Asked) -> Plan:
-        return self._admin(asked, {})
+        return self.admin(asked, {})
 
     def _remove_runtime(self, asked: Asked) -> Plan:
         target, runtime = asked.target(), asked.text("runtime")
@@ -168,7 +162,7 @@ class Planner:
         if hold is not None:
             payload["test_hold_ms"] = hold
         turn = f"runtime:{runtime.lower()}"
-        return self._admin(asked, payload, target=target, turn=turn, statuses=_REMOVAL)
+        return self.admin(asked, payload, target=target, turn=turn, statuses=_REMOVAL)
 
     def _publish(self, asked: Asked) -> Plan:
         body = asked.shaped(PublishPackage)
@@ -183,100 +177,6 @@ class Planner:
             timeout_s=self.timeout_s(asked.action),
             turn=f"runtime:{_package_name(body)}",
             statuses=_PUBLISH,
-        )
-
-    def _node_read(self, asked: Asked) -> Plan:
-        name, hive = asked.node()
-        return self._admin(asked, {"node_name": name}, target=hive)
-
-    def _node_change(self, asked: Asked) -> Plan:
-        asked.refuse("name", use="node_name")
-        asked.refuse("version", use="runtime_version")
-        if asked.action == "kill_node" and not asked.params.get("node_name"):
-            unit, hive = asked.optional_text("unit"), asked.target()
-            if unit is None:
-                raise Invalid("missing unit or node_name", field="node_name")
-            return self._admin(asked, asked.without("target"), target=hive, turn=f"unit:{unit}@{hive}")
-        name, hive = asked.node()
-        payload = {**asked.without("target"), "node_name": name}
-        return self._admin(asked, payload, target=hive, turn=f"node:{name}")
-
-    def _set_node_config(self, asked: Asked) -> Plan:
-        name, hive = asked.node()
-        config = asked.params.get("config")
-        if not isinstance(config, dict):
-            raise Invalid("request body must be a JSON object", field="config")
-        payload = {
-            **asked.without("target"),
-            "node_name": name,
-            "replace": asked.flag("replace", default=False),
-            "notify": asked.flag("notify", default=True),
-        }
-        return self._admin(asked, payload, target=hive, turn=f"node:{name}")
-
-    def _routes_read(self, asked: Asked) -> Plan:
-        return self._routes(asked, {})
-
-    def _routes(self, asked: Asked, payload: Mapping[str, object], *, change: bool = False) -> Plan:
-        target = asked.target()
-        return Plan(
-            action=asked.action,
-            kind=Kind.ROUTE_CHANGE if change else Kind.ADMIN,
-            dst=full_name("SY.config.routes", target),
-            verb=asked.action,
-            payload=payload,
-            target=target,
-            timeout_s=self.timeout_s(asked.action),
-            turn=f"routes:{target}" if change else "",
-        )
-
-    def _add_route(self, asked: Asked) -> Plan:
-        body = asked.shaped(RouteBody if asked.action == "add_route" else VpnBody)
-        return self._routes(asked, _set_keys(body), change=True)
-
-    def _delete_route(self, asked: Asked) -> Plan:
-        key = "prefix" if asked.action == "delete_route" else "pattern"
-        value = asked.params.get(key, "")
-        if not isinstance(value, str):
-            raise Invalid(f"{key} must be a string", field=key)
-        return self._routes(asked, {key: value}, change=True)
-
-    def _configure(self, asked: Asked) -> Plan:
-        body: ConfigureRoutes | ConfigureVpns
-        if asked.action == "configure_routes":
-            body = asked.shaped(ConfigureRoutes)
-        else:
-            body = asked.shaped(ConfigureVpns)
-        tables: dict[str, object] = {}
-        for key in ("routes", "vpns"):
-            rows = getattr(body, key, None)
-            if rows is not None:
-                tables[key] = [_set_keys(row) for row in rows]
-        return Plan(
-            action=asked.action,
-            kind=Kind.ROUTE_TABLES,
-            dst=full_name("SY.config.routes", self.hive),
-            payload={"tables": tables, "version": body.version},
-            timeout_s=float(self.timeouts.broadcast_s),
-            turn=f"routes:{self.hive}",
-        )
-
-    def _set_storage(self, asked: Asked) -> Plan:
-        path = asked.params.get("path")
-        if not isinstance(path, str) or not path.strip():
-            raise Invalid("missing path", field="path")
-        plan = self._admin(asked, {"path": path.strip()}, turn="storage")
-        version = asked.number("version")
-        payload = {**plan.payload, "version": version}
-        return msgspec.structs.replace(plan, kind=Kind.STORAGE_SET, payload=payload)
-
-    def _storage_metrics(self, asked: Asked) -> Plan:
-        return Plan(
-            action=asked.action,
-            kind=Kind.STORAGE_METRICS,
-            dst=full_name("SY.storage", self.hive),
-            verb=verbs.STORAGE_METRICS,
-            timeout_s=self.timeout_s(asked.action),
         )
 
     def _update(self, asked: Asked) -> Plan:
@@ -318,41 +218,6 @@ class Planner:
             timeout_s=self.timeout_s(asked.action),
         )
 
-    def _message(self, asked: Asked) -> Plan:
-        asked.shaped(NodeMessage)
-        if "msg_type" in asked.params:
-            asked.text("msg_type")
-        name, hive = asked.node(body=False)
-        payload = asked.without("node_name", "target")
-        return Plan(
-            action=asked.action,
-            kind=Kind.MESSAGE,
-            dst=name,
-            payload=payload,
-            target=hive,
-            timeout_s=self.timeout_s(asked.action),
-            turn=f"node:{name}",
-        )
-
-    def _control(self, asked: Asked) -> Plan:
-        name, hive = asked.node(body=False)
-        wanted = asked.target(body=False)
-        if asked.params.get("url_hive") and wanted != hive:
-            raise Invalid(
-                f"node_name {name!r} is on another hive than the path ({wanted!r})", field="node_name"
-            )
-        setting = asked.action == "node_control_config_set"
-        return Plan(
-            action=asked.action,
-            kind=Kind.CONTROL,
-            dst=name,
-            verb=verbs.CONFIG_SET if setting else verbs.CONFIG_GET,
-            payload={**asked.without("url_hive"), "node_name": name},
-            target=hive,
-            timeout_s=max(self.timeout_s(asked.action) - 5, 1),
-            turn=f"node:{name}" if setting else "",
-        )
-
     def _catalogue(self, asked: Asked) -> Plan:
         return Plan(action=asked.action, kind=Kind.CATALOGUE)
 
@@ -361,17 +226,6 @@ class Planner:
         if name not in ACTIONS:
             raise NotFound(f"action {name!r} does not exist", code="ACTION_NOT_FOUND")
         return Plan(action=asked.action, kind=Kind.HELP, verb=name)
-
-    def _logs(self, asked: Asked) -> Plan:
-        name, hive = asked.node()
-        tail = asked.number("tail")
-        return Plan(
-            action=asked.action,
-            kind=Kind.LOGS,
-            dst=name,
-            payload={"tail": min(200 if tail is None else tail, 5000)},
-            target=hive,
-        )
 
     def _overview(self, asked: Asked) -> Plan:
         return Plan(action=asked.action, kind=Kind.OVERVIEW)
@@ -395,10 +249,6 @@ def _package_name(body: PublishPackage) -> str:
     return str(document.get("name", "")).lower() if isinstance(document, dict) else ""
 
 
-def _set_keys(body: msgspec.Struct) -> dict[str, object]:
-    return {key: value for key, value in msgspec.structs.asdict(body).items() if value is not None}
-
-
 def _not_primary(text: str, hive: str) -> Conflict:
     return Conflict(f"{text}; this is {hive!r}", code="NOT_PRIMARY", remedy="Ask the motherbee.")
 
@@ -417,36 +267,36 @@ _STEPS: Final[Mapping[str, Step]] = {
     "get_drift_alerts": Planner._history,
     "remove_runtime_version": Planner._remove_runtime,
     "publish_runtime_package": Planner._publish,
-    "get_node_config": Planner._node_read,
-    "get_node_state": Planner._node_read,
-    "get_node_status": Planner._node_read,
-    "run_node": Planner._node_change,
-    "start_node": Planner._node_change,
-    "restart_node": Planner._node_change,
-    "kill_node": Planner._node_change,
-    "remove_node_instance": Planner._node_change,
-    "set_node_config": Planner._set_node_config,
-    "list_routes": Planner._routes_read,
-    "list_vpns": Planner._routes_read,
-    "add_route": Planner._add_route,
-    "add_vpn": Planner._add_route,
-    "delete_route": Planner._delete_route,
-    "delete_vpn": Planner._delete_route,
-    "configure_routes": Planner._configure,
-    "configure_vpns": Planner._configure,
-    "set_storage": Planner._set_storage,
-    "get_storage_metrics": Planner._storage_metrics,
+    "get_node_config": node_steps.node_read,
+    "get_node_state": node_steps.node_read,
+    "get_node_status": node_steps.node_read,
+    "run_node": node_steps.node_change,
+    "start_node": node_steps.node_change,
+    "restart_node": node_steps.node_change,
+    "kill_node": node_steps.node_change,
+    "remove_node_instance": node_steps.node_change,
+    "set_node_config": node_steps.set_node_config,
+    "list_routes": config_steps.routes_read,
+    "list_vpns": config_steps.routes_read,
+    "add_route": config_steps.add_route,
+    "add_vpn": config_steps.add_route,
+    "delete_route": config_steps.delete_route,
+    "delete_vpn": config_steps.delete_route,
+    "configure_routes": config_steps.configure,
+    "configure_vpns": config_steps.configure,
+    "set_storage": config_steps.set_storage,
+    "get_storage_metrics": config_steps.storage_metrics,
     "update": Planner._update,
     "sync_hint": Planner._sync_hint,
     "inventory": Planner._inventory,
     "list_ilks": Planner._identity,
     "get_ilk": Planner._identity,
-    "send_node_message": Planner._message,
-    "node_control_config_get": Planner._control,
-    "node_control_config_set": Planner._control,
+    "send_node_message": node_steps.message,
+    "node_control_config_get": node_steps.control,
+    "node_control_config_set": node_steps.control,
     "list_admin_actions": Planner._catalogue,
     "get_admin_action_help": Planner._help,
-    "get_node_logs": Planner._logs,
+    "get_node_logs": node_steps.logs,
     "hive_overview": Planner._overview,
 }
 """What is not here goes to the orchestrator as it came."""
