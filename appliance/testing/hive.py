@@ -100,7 +100,10 @@ class HiveHarness:
             "security": {"admin_nodes": ["*"], "system_uids": [os.getuid()]},
             "log": {"format": "terminal"},
         }
+        given = self._settings.get("world")
         value.update(self._settings)
+        if isinstance(given, dict):  # keys of the world's own do not take its port away
+            value["world"] = {"listen": f"127.0.0.1:{self.world_port}", **given}
         self.paths.etc.mkdir(parents=True, exist_ok=True)
         self.paths.hive_yaml.write_text(yaml.safe_dump(value))
 

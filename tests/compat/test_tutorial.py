@@ -144,6 +144,8 @@ def shell(hive_folder):
 FREE_PORTS = """
 admin:
   listen: 127.0.0.1:0
+world:
+  listen: 127.0.0.1:0
 """
 
 

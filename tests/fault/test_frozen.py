@@ -55,6 +55,7 @@ class Box:
         self.config = folder / "hive.yaml"
         self.config.write_text(
             f"role: motherbee\nroot: {self.root}\nplanes: apart\nadmin:\n  listen: {self.admin}\n"
+            "world:\n  listen: 127.0.0.1:0\n"
             'security:\n  admin_nodes: ["*"]\n'
         )
         self.started: list[subprocess.Popen[str]] = []

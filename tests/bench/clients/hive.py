@@ -42,7 +42,7 @@ def write_configuration(root: Path, *, planes: str, routes: int, vpns: int, admi
     hive_yaml = etc / "hive.yaml"
     hive_yaml.write_text(
         f"hive_id: {HIVE}\nrole: worker\nroot: {root}\nplanes: {planes}\n"
-        f"admin:\n  listen: 127.0.0.1:{admin_port}\n"
+        f"admin:\n  listen: 127.0.0.1:{admin_port}\nworld:\n  listen: 127.0.0.1:0\n"
     )
     lines = ["version: 2", f'updated_at: "{int(time.time() * 1000)}"', "routes:" if routes else "routes: []"]
     for number in range(routes):
