@@ -16,6 +16,7 @@ from appliance.services.control_regions import ControlRegions
 from appliance.services.health import HealthService
 from appliance.services.identity import IdentityService, IdentitySettings
 from appliance.services.orchestrator import OrchestratorConfig, OrchestratorService
+from appliance.services.orchestrator.software import Software
 from appliance.services.runtime import run_service
 from appliance.services.storage import StorageService
 from appliance.store.region_admit import CONTROL
@@ -23,6 +24,7 @@ from appliance.system import log as logs
 
 from .door import Figures, admin_application, admin_service
 from .hive import Hive, Seams
+from .software import bind_software
 
 __all__ = ["control_plane"]
 
@@ -60,9 +62,14 @@ async def control_plane(
         "storage": storage.statistics,
         "regions": regions.statistics,
     }
+    software: Software | None = None
     if orchestrator is not None:
         figures["orchestrator"] = orchestrator.statistics
         figures["supervisor"] = orchestrator.supervisor.statistics
+        software = bind_software(hive, orchestrator)
+        figures["packages"] = software.publish.statistics
+        figures["updates"] = software.updates.statistics
+        figures["history"] = software.history.statistics
     application = admin_application(
         hive,
         admin,
@@ -77,6 +84,8 @@ async def control_plane(
         stack.enter_context(regions)
         await stack.enter_async_context(routes.opened())
         await stack.enter_async_context(identity.opened())
+        if software is not None:
+            await stack.enter_async_context(software.opened())
         nursery = await stack.enter_async_context(trio.open_nursery())
         for upkeep in (regions.upkeep, regions.publish, routes.upkeep, identity.upkeep):
             nursery.start_soon(upkeep)
@@ -94,6 +103,8 @@ async def control_plane(
         log.info("admin_listens", address=f"http://{opened.addresses[0]}")
         if orchestrator is not None:
             await nursery.start(orchestrator.run)
+        if software is not None:
+            nursery.start_soon(software.run)
         # The door is open first: it can tell why a service does not come up.
         for name, body in (
             ("SY.config.routes", routes.serve),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -30,6 +31,7 @@ class Hive(msgspec.Struct, frozen=True, kw_only=True):
     paths: Paths
     hive_id: str
     router_name: str
+    config_file: Path
 
     @classmethod
     def of(cls, configuration: Configuration) -> Hive:
@@ -42,7 +44,8 @@ class Hive(msgspec.Struct, frozen=True, kw_only=True):
         paths = Paths(settings.root)
         hive_id = settings.hive_id or load_hive_key(paths.state).unclaimed_id
         name = full_name(settings.routing.router_name or settings.wan.gateway_name, hive_id)
-        return cls(settings=settings, paths=paths, hive_id=hive_id, router_name=name)
+        file = Path(configuration.file) if configuration.file else paths.hive_yaml
+        return cls(settings=settings, paths=paths, hive_id=hive_id, router_name=name, config_file=file)
 
     def data_plane_config(self) -> DataPlaneConfig:
         """What the data plane needs of the settings."""

@@ -20,6 +20,7 @@ __all__ = [
     "NodeLimits",
     "OAuthClient",
     "Orchestrator",
+    "Packages",
     "Queues",
     "RateLimit",
     "Regions",
@@ -145,6 +146,15 @@ class Orchestrator(Section, frozen=True, kw_only=True):
     ] = 64
     node_user: Annotated[str, key("Account that nodes run as; empty: the appliance's own.")] = ""
     limits: NodeLimits = field(default_factory=NodeLimits)
+
+
+class Packages(Section, frozen=True, kw_only=True):
+    """Most that a published package may be; counted while it is unpacked."""
+
+    max_bytes: Annotated[
+        int, key("Bytes of a package, and of the bundle that it comes in.", ge=_MIB, le=16 * _GIB)
+    ] = 512 * _MIB
+    max_entries: Annotated[int, key("Files and directories of a package.", ge=16, le=65_534)] = 16_384
 
 
 class Queues(Section, frozen=True, kw_only=True):

@@ -34,6 +34,7 @@ from .own import (
     Limits,
     Log,
     Orchestrator,
+    Packages,
     Queues,
     Regions,
     Routing,
@@ -92,6 +93,7 @@ class Settings(Section, frozen=True, kw_only=True):
     security: Security = field(default_factory=Security)
     routing: Routing = field(default_factory=Routing)
     orchestrator: Orchestrator = field(default_factory=Orchestrator)
+    packages: Packages = field(default_factory=Packages)
     world: World = field(default_factory=World)
     http: Http = field(default_factory=Http)
     queues: Queues = field(default_factory=Queues)

@@ -85,7 +85,7 @@ class AddHiveRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Bootstrap = Callable[[AddHiveRequest], Awaitable[Payload]]
-"""Brings a worker in and returns what the answer says about it; raises a FluxbeeError with the stage's code."""
+"""Brings a worker in; returns what the answer says about it, raises a FluxbeeError with the stage's code."""
 
 
 async def no_bootstrap(request: AddHiveRequest) -> Payload:
