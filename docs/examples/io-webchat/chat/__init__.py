@@ -1,0 +1,1 @@
+"""The parts of io.webchat: settings, sessions, the WebSocket, the pages."""
