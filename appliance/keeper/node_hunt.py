@@ -119,9 +119,8 @@ def sweep(mint: TokenMint, tree: CgroupTree | None) -> int:
     """
     spared = _ancestors()
     killed: set[int] = set()
-    for unit in tree.units() if tree is not None else ():
-        assert tree is not None
-        group = tree.group(unit)
+    groups = [tree.group(unit) for unit in tree.units()] if tree is not None else []
+    for group in groups:
         killed.update(group.members())
         group.kill()
     for turn in range(_ROUNDS):
@@ -132,9 +131,9 @@ def sweep(mint: TokenMint, tree: CgroupTree | None) -> int:
             killed.add(entry.pid)
             signal_process(entry, signal.SIGKILL)
         select.select([], [], [], _PAUSE_S * turn)
-    for unit in tree.units() if tree is not None else ():
-        assert tree is not None
-        tree.group(unit).remove()
+    if tree is not None:
+        for group in groups:
+            tree.discard(group)
     return len(killed)
 
 

@@ -100,8 +100,7 @@ class NodeHouse:
         for held in (*self._held.values(), *self._lingering):
             held.quarry.kill()
             held.outlet.finish(time.monotonic(), _wall_ms())
-            if held.quarry.group is not None:
-                held.quarry.group.remove()
+            self._discard(held.quarry.group)
         self._held.clear()
         self._lingering.clear()
         if self._tree is not None:
@@ -260,8 +259,7 @@ class NodeHouse:
         except FluxbeeError:
             if older:
                 self.voice.take_back(launch.name, older[0], now)
-            if group is not None:
-                group.remove()
+            self._discard(group)
             raise
         outlet = NodeOutlet(launched.output, Path(launch.log_dir), launch.log_bytes, now)
         held = _Held(launch.name, Quarry(launched.pid, token, group), outlet)
@@ -282,6 +280,10 @@ class NodeHouse:
             )
         except OSError as error:
             raise Unavailable(f"no cgroup for {launch.name}: {error.strerror}") from error
+
+    def _discard(self, group: Cgroup | None) -> None:
+        if self._tree is not None and group is not None:
+            self._tree.discard(group)
 
     def _carry_out(self, name: str, overdue: bool | None) -> None:
         held = next((held for held in self._held.values() if held.name == name), None)
@@ -319,8 +321,7 @@ class NodeHouse:
         how = held.how or ProcessExit(None, 9)
         oom = group is not None and how != ProcessExit(0) and group.oom_kills() > 0
         self._count(oom_kills=int(oom))
-        if group is not None:
-            group.remove()
+        self._discard(group)
         ended = self._book.exited(held.name, how, _wall_ms(), oom_killed=oom)
         log.info("node_ended", node=held.name, exit=str(how), oom_killed=oom)
         self.voice.ended(ended, now)

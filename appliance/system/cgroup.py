@@ -80,8 +80,11 @@ class Cgroup:
 class CgroupTree:
     """Our folder below the group that this process was started in.
 
+    Without controllers the folder exists only while there are groups in it, so a process that is killed
+    leaves none behind in a tree that nobody clears.
+
     Args:
-        folder: its directory; exists.
+        folder: its directory.
         path: the same as ``/proc/<pid>/cgroup`` shows it.
         controllers: which limits groups in it can have.
     """
@@ -119,7 +122,9 @@ class CgroupTree:
                 folder.rmdir()
             return None
         _hand_down(home, folder)
-        return cls(folder, f"/{folder.relative_to(mount)}", _enabled(folder))
+        tree = cls(folder, f"/{folder.relative_to(mount)}", _enabled(folder))
+        tree._tidy()
+        return tree
 
     def create(
         self,
@@ -135,7 +140,7 @@ class CgroupTree:
             OSError: the group or a limit cannot be set.
         """
         group = self.group(unit)
-        group.folder.mkdir(exist_ok=True)
+        group.folder.mkdir(parents=True, exist_ok=True)
         if "memory" in self.controllers:
             limit = "max" if memory_bytes is None else str(memory_bytes)
             _write(group.folder / "memory.max", limit)
@@ -153,6 +158,12 @@ class CgroupTree:
         """The group of a unit, whether it exists or not."""
         return Cgroup(self.folder / unit, f"{self.path.rstrip('/')}/{unit}")
 
+    def discard(self, group: Cgroup) -> bool:
+        """Remove a group; ``False`` while somebody is in it."""
+        gone = group.remove()
+        self._tidy()
+        return gone
+
     def units(self) -> tuple[str, ...]:
         """Names of the groups that exist."""
         with suppress(OSError):
@@ -163,6 +174,10 @@ class CgroupTree:
         """Remove the folder if it is empty."""
         with suppress(OSError):
             self.folder.rmdir()
+
+    def _tidy(self) -> None:
+        if not self.controllers:
+            self.close()
 
 
 def cgroup_mount(mountinfo: Path = Path("/proc/self/mountinfo")) -> Path | None:

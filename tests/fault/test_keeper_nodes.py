@@ -143,9 +143,13 @@ class Box:
         self.log.close()
 
 
-@pytest.fixture(params=["cgroup", "session"])
+BOTH = pytest.mark.parametrize("kind", ["cgroup", "session"], indirect=True)
+
+
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    """How a node's processes are held together; where there are no cgroups it is always by session."""
+    return str(getattr(request, "param", "cgroup"))
 
 
 @pytest.fixture
@@ -290,6 +294,7 @@ def test_a_node_with_a_user_has_that_users_rights_and_still_dies_with_the_keeper
 # --- stop ---------------------------------------------------------------------------------------------------
 
 
+@BOTH
 def test_who_ignores_sigterm_is_killed_at_the_deadline(box: Box) -> None:
     pid = box.start(STUBBORN)["pid"]
     until(box.tail)
@@ -300,6 +305,7 @@ def test_who_ignores_sigterm_is_killed_at_the_deadline(box: Box) -> None:
     assert box.statistics()["kills"] == 1
 
 
+@BOTH
 def test_sigterm_reaches_the_children_too_and_nobody_is_left(box: Box) -> None:
     box.start("import subprocess; subprocess.run(['sleep', '600'])")
     until(lambda: len(box.own_processes()) == 2)
@@ -315,6 +321,7 @@ def test_sigkill_does_not_wait(box: Box) -> None:
     assert box.ended()["exit_signal"] == signal.SIGKILL
 
 
+@BOTH
 def test_who_forks_away_is_gone_after_the_stop(box: Box) -> None:
     box.start(RUNAWAY)
     away = int(box.said("away"))
@@ -325,6 +332,7 @@ def test_who_forks_away_is_gone_after_the_stop(box: Box) -> None:
     assert box.statistics()["stragglers_killed"] >= 1
 
 
+@BOTH
 def test_when_a_node_crashes_what_it_left_is_gone_before_the_end_is_told(box: Box) -> None:
     box.start(RUNAWAY.rstrip().removesuffix("time.sleep(600)") + "os._exit(5)\n")
     assert box.ended()["exit_code"] == 5
@@ -332,6 +340,7 @@ def test_when_a_node_crashes_what_it_left_is_gone_before_the_end_is_told(box: Bo
     assert box.own_processes() == []
 
 
+@BOTH
 def test_a_fork_storm_is_ended(box: Box, kind: str) -> None:
     box.start(
         """
@@ -351,6 +360,7 @@ def test_a_fork_storm_is_ended(box: Box, kind: str) -> None:
     until(lambda: not box.own_processes())
 
 
+@BOTH
 def test_a_clean_stop_of_the_keeper_ends_everybody_and_asks_first(box: Box) -> None:
     box.start(
         """
@@ -375,6 +385,7 @@ def test_a_stubborn_node_does_not_hold_the_end_of_the_keeper(box: Box) -> None:
     assert box.own_processes() == []
 
 
+@BOTH
 def test_a_killed_keeper_takes_nodes_along_and_the_next_one_sweeps(start: Callable[[], Box]) -> None:
     first = start()
     pid = first.start(RUNAWAY)["pid"]
@@ -438,6 +449,7 @@ def test_silent_nodes_do_not_wake_the_keeper(box: Box) -> None:
 # --- limits -------------------------------------------------------------------------------------------------
 
 
+@BOTH
 def test_memory_has_a_limit(box: Box) -> None:
     box.start(
         """
@@ -515,6 +527,7 @@ def stranger_says(box: Box, token: str = "") -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
+@BOTH
 def test_a_supervised_name_belongs_to_the_node_and_its_children(box: Box) -> None:
     node = box.start(greeting_node(box))
     assert box.said("said") == "welcome welcome"

@@ -78,6 +78,17 @@ def test_controllers_are_handed_down_and_the_keeper_steps_aside(fake: FakeTree) 
     assert fake.text("svc/hive/cgroup.subtree_control").startswith("+")
 
 
+def test_without_controllers_an_empty_folder_does_not_stay(fake: FakeTree) -> None:
+    tree = CgroupTree(fake.root / "hive", "/hive", ())
+    group = tree.create("unit")
+    assert group.folder.is_dir()
+    assert tree.discard(group)
+    assert not tree.folder.exists()
+    limited = CgroupTree(fake.group("limited"), "/limited", ("cpu",))
+    assert limited.discard(limited.group("gone"))
+    assert limited.folder.exists()
+
+
 def test_who_is_not_alone_in_its_group_stays_there(fake: FakeTree) -> None:
     fake.group("svc")
     fake.group("svc/hive")
@@ -178,5 +189,6 @@ def test_a_real_group_holds_and_ends_its_processes(real: CgroupTree | None) -> N
     else:
         child.kill()
     child.communicate()
-    assert group.remove()
+    assert real.discard(group)
     assert real.units() == ()
+    assert not real.folder.exists() or real.controllers
