@@ -58,8 +58,8 @@ async def act(node, action, payload, *, timeout_s=25):
     return answer.json()
 
 
-async def status(node, name):
-    answer = await ask(node, verbs.NODE_STATUS_GET, {"node_name": name})
+async def status(node, name, *, timeout_s=25):
+    answer = await ask(node, verbs.NODE_STATUS_GET, {"node_name": name}, timeout_s=timeout_s)
     assert answer["status"] == "ok", answer
     return answer["node_status"]
 

@@ -48,7 +48,7 @@ class House(msgspec.Struct, kw_only=True):
         router: what the router sees.
         locks: by resource.
         files: limiter of threads that touch the disk.
-        node: SY.orchestrator's connection, while it serves.
+        node, nursery: SY.orchestrator's connection and its tasks, while it serves.
         started_at: monotonic seconds, for the uptime.
         troubles: by node, why its last start was refused before it had a process.
     """
@@ -64,6 +64,7 @@ class House(msgspec.Struct, kw_only=True):
     locks: ResourceLocks = msgspec.field(default_factory=ResourceLocks)
     files: trio.CapacityLimiter = msgspec.field(default_factory=lambda: trio.CapacityLimiter(_FILE_THREADS))
     node: Node | None = None
+    nursery: trio.Nursery | None = None
     troubles: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property

@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from appliance.keeper.numbers import ROUTING_PLANE
 from appliance.supervise.instance import Instance, Removed
 from appliance.supervise.names import NodeName, check_spawnable, unit_name
 from appliance.supervise.node_config import system_part
@@ -32,7 +33,7 @@ _TIMER_S: Final = 3.0
 _KILLED_S: Final = 2.0
 """How long the end after SIGKILL may take before it counts as failed; five more are added."""
 
-ROUTING_PLANE: Final = "data"
+_ANSWER_LEAVES_S: Final = 0.2
 
 
 class NodeChangeVerbs:
@@ -134,13 +135,11 @@ class NodeChangeVerbs:
 
     async def _restart_router(self, name: NodeName) -> Payload:
         house = self._house
-        if name.full != house.connected().router_name or self._restart_plane is None:
+        if name.full != house.connected().router_name:
             raise Invalid(f"{name.full} is not this hive's router", field="node_name")
-        try:
-            await self._restart_plane(ROUTING_PLANE)
-        except FluxbeeError as error:
-            raise Unavailable(f"{name.full}: {error.message}", code="RESTART_FAILED") from error
-        log.info("router_restarts", router=name.full)
+        if self._restart_plane is None or house.nursery is None:
+            raise Unavailable("there is no keeper to restart the router", code="RESTART_FAILED")
+        house.nursery.start_soon(self._restart_soon, self._restart_plane, name.full)
         return {
             "status": "ok",
             "state": "restarted",
@@ -150,6 +149,15 @@ class NodeChangeVerbs:
             "unit": unit_name(name.full),
             "visible_in_router": True,
         }
+
+    async def _restart_soon(self, restart_plane: Callable[[str], Awaitable[None]], router: str) -> None:
+        """Restart the router's plane when the answer, which it carries, has had time to leave."""
+        await trio.sleep(_ANSWER_LEAVES_S)
+        log.info("router_restarts", router=router)
+        try:
+            await restart_plane(ROUTING_PLANE)
+        except FluxbeeError as error:
+            log.warning("router_not_restarted", code="ROUTER_NOT_RESTARTED", router=router, error=str(error))
 
     # --- kill ------------------------------------------------------------------------------------------
 

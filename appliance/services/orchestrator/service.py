@@ -151,12 +151,13 @@ class OrchestratorService:
         self.house.node = node
         try:
             async with trio.open_nursery() as nursery:
+                self.house.nursery = nursery
                 nursery.start_soon(self._reconciler.run_once)
                 async for message in node.receiver:
                     self._take(message, nursery)
                 nursery.cancel_scope.cancel()
         finally:
-            self.house.node = None
+            self.house.node = self.house.nursery = None
 
     # --- one request -----------------------------------------------------------------------------------
 
