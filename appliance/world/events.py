@@ -34,6 +34,8 @@ MAX_EVENTS = 100_000
 MAX_STREAM_BYTES = 255
 MAX_TEXT_BYTES = 512
 MAX_ID_BYTES = 1024
+_SHORT = 100
+"""Characters that fit whatever they are."""
 
 _I64 = msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)
 _STREAM = re.compile(r"[a-z0-9]+(?:\.[a-z0-9]+)*\Z")
@@ -131,7 +133,7 @@ def _plain(text: bytes, events: Sequence[Event]) -> bool:
         if name in _REQUIRED:
             if seen != len(events):
                 return False
-        elif seen and seen != sum(getattr(event, name) is not None for event in events):
+        elif seen and seen != len(events) - [getattr(event, name) for event in events].count(None):
             return False
     return True
 
@@ -156,6 +158,21 @@ def _words(error: Exception) -> str:
 
 def fault_of(event: Event) -> str:
     """What is wrong with an event (§1.2 steps 1 to 6, EV-21); empty when nothing is."""
+    payload, timestamp = event.payload, event.timestamp
+    if (
+        event.stream in _good_streams
+        and type(payload) is dict
+        and 0 < len(event.source) <= _SHORT
+        and (timestamp is None or timestamp > 0)
+        and not (event.key or event.schema or event.eventId)
+    ):  # what nearly all events look like
+        entity_id = payload.get("entity_id")
+        if type(entity_id) is not str or (0 < len(entity_id) <= _SHORT and entity_id.isprintable()):
+            return ""
+    return _first_fault(event)
+
+
+def _first_fault(event: Event) -> str:
     stream = event.stream
     if not stream:
         return "stream is required"

@@ -49,7 +49,7 @@ JOURNAL = JournalSpec(
     max_append_bytes=64 << 20,
     max_pending_bytes=96 << 20,
 )
-PROJECT_AFTER_S = 0.25
+PROJECT_AFTER_S = 0.5
 """The region follows so much later at least (design: within 1 s): what changes often is written once."""
 _HURRY_SHARE = 8
 _RETRY_S = 1.0
@@ -102,7 +102,8 @@ class Keeping:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See ``WorldEngine.run``."""
-        self.journal = await Journal.opened(self._journal_dir, JOURNAL, disk=self._disk, inline=self._inline)
+        spec = msgspec.structs.replace(JOURNAL, segment_bytes=self.options.segment_bytes)
+        self.journal = await Journal.opened(self._journal_dir, spec, disk=self._disk, inline=self._inline)
         try:
             env = await trio.to_thread.run_sync(self._open_region)
         except BaseException:

@@ -195,6 +195,7 @@ class WorldOptions(msgspec.Struct, frozen=True, kw_only=True):
     dedup_events: int = 100_000
     publisher_window_s: float = 10.0
     map_bytes: int = 16 << 30
+    segment_bytes: int = 16 << 20
 
 
 class WorldMetrics(msgspec.Struct, frozen=True, kw_only=True):
