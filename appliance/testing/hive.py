@@ -71,7 +71,9 @@ class HiveHarness:
         self.hive_id = "motherbee"
         self.planes = planes
         self.port = free_port()
-        self.world_port = free_port()
+        while (world_port := free_port()) == self.port:
+            pass  # nobody has taken the first one yet
+        self.world_port = world_port
         self.log = root / "hive.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._settings = dict(settings or {})
