@@ -22,7 +22,7 @@ export function fill(element, ...children) {
 export function table(columns, rows, empty) {
   if (!rows.length) return h("p", {class: "empty"}, empty);
   return h("div", {class: "scroll"}, h("table", {class: "stack"},
-    h("thead", {}, h("tr", {}, columns.map(([title]) => h("th", {scope: "col"}, title)))),
+    h("thead", {}, h("tr", {}, columns.map(([title, , kind]) => h("th", {scope: "col", class: kind}, title)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, columns.map(([title, cell, kind]) =>
       h("td", {class: kind, "data-label": title || null}, cell(row) ?? "")))))));
 }
