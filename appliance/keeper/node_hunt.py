@@ -96,13 +96,16 @@ class Quarry:
         return len(killed), tuple(left)
 
     def _find(self) -> list[ProcessEntry]:
-        listed = processes()
         keeper = os.getpid()
-        roots = {self.pid, *(one.pid for one in listed.values() if self._ours(one, keeper))}
-        if self.group is not None:
-            roots.update(self.group.members())
-        found = (listed.get(pid) for pid in roots | descendants(listed, roots))
-        return [entry for entry in found if entry is not None and entry.alive and entry.pid != keeper]
+        if (
+            self.group is not None
+        ):  # nobody gets out of it, so the machine's other processes are not looked at
+            entries = (process_entry(pid) for pid in {self.pid, *self.group.members()})
+        else:
+            listed = processes()
+            roots = {self.pid, *(one.pid for one in listed.values() if self._ours(one, keeper))}
+            entries = (listed.get(pid) for pid in roots | descendants(listed, roots))
+        return [entry for entry in entries if entry is not None and entry.alive and entry.pid != keeper]
 
     def _ours(self, entry: ProcessEntry, keeper: int) -> bool:
         if entry.session == self.pid or self._seen.get(entry.pid) == entry.started:

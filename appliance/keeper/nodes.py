@@ -13,6 +13,7 @@ import os
 import select
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.keeper.node_child import child_environment, credentials_of, launch_process
@@ -74,6 +75,8 @@ class NodeHouse:
         self.voice = voice
         self._poller = poller
         self._mint = TokenMint(run_directory)
+        self._mark = run_directory / "keeper.nodes"
+        self._marked = False
         self._use_cgroups = use_cgroups
         self._tree: CgroupTree | None = None
         self._book = NodeBook()
@@ -90,7 +93,9 @@ class NodeHouse:
         """Find the cgroups and end what an earlier keeper of this hive left; the hive's lock is held."""
         if self._use_cgroups:
             self._tree = CgroupTree.open(f"fluxbee-{self._mint.mark}")
-        swept = sweep(self._mint, self._tree)
+        # A keeper that ended cleanly left nothing: looking at every process of the machine can be spared.
+        self._marked = self._mark.exists()
+        swept = sweep(self._mint, self._tree) if self._marked else 0
         if swept:
             self._count(leftovers_swept=swept)
             log.warning("leftovers_ended", code="NODE_LEFTOVERS", processes=swept)
@@ -105,6 +110,9 @@ class NodeHouse:
         self._lingering.clear()
         if self._tree is not None:
             self._tree.close()
+        with suppress(OSError):
+            self._mark.unlink(missing_ok=True)
+        self._marked = False
 
     # -- what planes ask ---------------------------------------------------------------------------
 
@@ -112,6 +120,7 @@ class NodeHouse:
         """Start a process. Errors as :meth:`appliance.keeper.trio_plane.TrioPlane.start_node`."""
         check_launch(launch)
         self._book.check_start(launch)
+        self._leave_mark()
         try:
             started = self._launch(launch, now)
         except FluxbeeError as error:
@@ -267,6 +276,15 @@ class NodeHouse:
         self._outlets[outlet.fd] = held
         self._poller.register(outlet.fd, select.POLLIN)
         return self._book.started(launch, launched.pid, _wall_ms())
+
+    def _leave_mark(self) -> None:
+        """Note for the next keeper that there may be leftovers, should this one be killed."""
+        if not self._marked:
+            try:
+                self._mark.touch(0o600)
+            except OSError as error:
+                raise Unavailable(f"{self._mark}: {error.strerror}") from error
+            self._marked = True
 
     def _group(self, launch: NodeLaunch) -> Cgroup | None:
         if self._tree is None:

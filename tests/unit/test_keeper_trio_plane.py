@@ -12,6 +12,18 @@ import pytest
 import trio
 import trio.testing
 
+from appliance.keeper.nodes_protocol import (
+    Claim,
+    Claims,
+    FollowNodes,
+    ForgetNode,
+    ListNodes,
+    NodeEnded,
+    NodePage,
+    StartNode,
+    StopNode,
+    Unclaim,
+)
 from appliance.keeper.plane import PlaneContext, link_pair
 from appliance.keeper.protocol import (
     Health,
@@ -29,7 +41,8 @@ from appliance.keeper.protocol import (
 )
 from appliance.keeper.trio_plane import MAX_PENDING_REQUESTS, TrioPlane, stream_of
 from appliance.system.channel import Channel
-from appliance.wire.errors import Busy, NotFound, Unavailable
+from appliance.wire.errors import Busy, Conflict, Invalid, NotFound, Unavailable
+from tests.unit.test_keeper_nodes_protocol import launch, process
 
 STATUS = KeeperStatus(pid=5, uptime_s=1.0, stopping=False, planes=(), statistics=KeeperStatistics())
 
@@ -292,3 +305,104 @@ def test_requests_that_wait_are_bounded() -> None:
 def test_the_keeper_does_not_load_trio() -> None:
     code = "import sys, appliance.keeper; sys.exit('trio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+# --- node processes -----------------------------------------------------------------------------------------
+
+
+def test_nodes_are_started_stopped_and_forgotten() -> None:
+    running = process("AI.a@north")
+    raw = msgspec.Raw(encode(running))
+
+    async def scenario(plane: TrioPlane, keeper: OtherSide) -> None:
+        async def ask() -> None:
+            assert await plane.start_node(launch()) == running
+            assert await plane.stop_node("AI.a@north", grace_s=2.0) == running
+            assert await plane.stop_node("AI.a@north", signal="SIGKILL") == running
+            await plane.follow_nodes()
+            await plane.forget_node("AI.a@north")
+            with pytest.raises(Conflict) as refused:
+                await plane.start_node(launch())
+            assert refused.value.code == "NODE_RUNNING"
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            assert await keeper.answer(result=raw) == StartNode(id=1, launch=launch())
+            assert await keeper.answer(result=raw) == StopNode(id=2, name="AI.a@north", grace_s=2.0)
+            assert await keeper.answer(result=raw) == StopNode(id=3, name="AI.a@north", signal="SIGKILL")
+            assert await keeper.answer() == FollowNodes(id=4)
+            assert await keeper.answer() == ForgetNode(id=5, name="AI.a@north")
+            await keeper.answer(code="NODE_RUNNING", message="it runs")
+
+    play(scenario)
+
+
+def test_a_launch_that_cannot_be_is_not_even_sent() -> None:
+    async def scenario(plane: TrioPlane, keeper: OtherSide) -> None:
+        with pytest.raises(Invalid):
+            await plane.start_node(launch(cwd="here"))
+
+    assert play(scenario).statistics().requests == 0
+
+
+def test_all_pages_of_nodes_are_asked_for() -> None:
+    everybody = [process(f"AI.n{i}@north") for i in range(3)]
+    found: list[object] = []
+
+    async def scenario(plane: TrioPlane, keeper: OtherSide) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                found.extend(await plane.nodes())
+
+            nursery.start_soon(ask)
+            pages = [
+                NodePage(nodes=tuple(everybody[:2]), more=True),
+                NodePage(nodes=(everybody[2],), more=False),
+            ]
+            afters = ["", "AI.n1@north"]
+            for page, after in zip(pages, afters, strict=True):
+                asked = await keeper.answer(result=msgspec.Raw(encode(page)))
+                assert isinstance(asked, ListNodes)
+                assert asked.after == after
+
+    play(scenario)
+    assert found == everybody
+
+
+def test_ends_come_as_events_and_the_channel_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.keeper.trio_plane.MAX_NODE_RECORDS", 2)
+
+    async def scenario(plane: TrioPlane, keeper: OtherSide) -> None:
+        for number in range(3):
+            keeper.channel.send(encode(NodeEnded(process=process(f"AI.n{number}@north"))))
+        await trio.testing.wait_all_tasks_blocked()
+        got = [(await plane.node_events.receive()).process.name for _ in range(2)]
+        assert got == ["AI.n0@north", "AI.n1@north"]
+        assert plane.statistics().node_events_dropped == 1
+
+    play(scenario)
+
+
+def test_claims_said_before_are_known_when_the_plane_has_started() -> None:
+    first = Claim(name="AI.a@north", pid=1, token_sha256="a")
+    second = Claim(name="AI.b@north", pid=2, token_sha256="b")
+    ours, theirs = Channel.pair()
+    seen: list[tuple[str, Claim | None]] = []
+
+    async def main() -> None:
+        plane = TrioPlane(PlaneContext(name="data", channel=theirs, eventfds={}))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(plane.run)
+            assert plane.claims == {first.name: first}
+            plane.watch_claims(lambda name, claim: seen.append((name, claim)))
+            ours.send(encode(Claims(claims=(second,))))
+            ours.send(encode(Unclaim(name=first.name)))
+            await trio.testing.wait_all_tasks_blocked()
+            assert plane.claims == {second.name: second}
+            nursery.cancel_scope.cancel()
+
+    with ours, theirs:
+        ours.send(encode(Claims(claims=(first,))))
+        trio.run(main)
+    assert seen == [(first.name, first), (second.name, second), (first.name, None)]
