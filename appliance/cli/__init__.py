@@ -28,6 +28,8 @@ VERB_MODULES = (
     "send",
     "tap",
     "world",
+    "publish",
+    "scaffold",
     "config",
     "completion",
     "version",

@@ -36,6 +36,7 @@ from .manifest import (
 )
 from .package import DESCRIPTION_FILE, Package
 from .tree import (
+    Progress,
     TreeLimits,
     check_space,
     copy_tree,
@@ -104,6 +105,7 @@ def install_package(
     set_current: bool = True,
     movable: bool = False,
     limits: TreeLimits | None = None,
+    progress: Progress | None = None,
 ) -> InstallReport:
     """Install ``package`` and list it in the manifest.
 
@@ -114,6 +116,7 @@ def install_package(
         set_current: whether this version becomes what ``current`` means; without it a new runtime has none.
         movable: ``package.directory`` lies on the file system of ``dist`` and may be used up.
         limits: of what lies at the target already.
+        progress: told while files are copied.
 
     Raises:
         Conflict: ``VERSION_CONFLICT`` (the version is there with other content), ``VERSION_MISMATCH`` (a
@@ -130,7 +133,7 @@ def install_package(
             return _report(package, target, _listed(package, dist, now_ms, set_current), copied=False)
     if not movable:
         check_space(runtimes_root(dist), package.size_bytes)
-    with _staged(package, target, movable=movable) as staging:
+    with _staged(package, target, movable, progress) as staging:
         normalize_modes(staging, package.entries)
         sync_tree(staging, package.entries)
         with locked_manifest(dist):
@@ -165,7 +168,7 @@ def _put_in_place(
 
 
 @contextmanager
-def _staged(package: Package, target: Path, *, movable: bool) -> Iterator[Path]:
+def _staged(package: Package, target: Path, movable: bool, progress: Progress | None) -> Iterator[Path]:
     """The package beside its target; whatever is left of it at the end goes, also the runtime's directory."""
     staging = target.with_name(f"{_PUBLISHING}{package.version}-{uuid.uuid4().hex}-staging")
     replaced = {DESCRIPTION_FILE: package.content}
@@ -178,7 +181,7 @@ def _staged(package: Package, target: Path, *, movable: bool) -> Iterator[Path]:
         except OSError as error:
             raise storage_error(error, str(staging)) from error
         if not movable:
-            copy_tree(package.directory, package.entries, staging, replaced)
+            copy_tree(package.directory, package.entries, staging, replaced, progress)
         yield staging
     finally:
         _remove(staging)

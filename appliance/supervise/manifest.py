@@ -223,7 +223,7 @@ def locked_manifest(dist: Path, *, timeout_s: float = _LOCK_TIMEOUT_S) -> Iterat
     """
     path = runtimes_root(dist) / ".manifest.lock"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
     except FileNotFoundError:
         raise Unavailable(
             f"no directory {path.parent}; initialize dist first", code=MANIFEST_MISSING

@@ -10,8 +10,8 @@ import os
 import shutil
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -24,6 +24,7 @@ __all__ = [
     "DIRECTORY_MODE",
     "FILE_MODE",
     "PROGRAM_MODE",
+    "Progress",
     "TreeEntry",
     "TreeLimits",
     "case_key",
@@ -51,6 +52,10 @@ _MARGIN_BYTES: Final = 1 << 20
 
 _MAX_PATH_CHARS: Final = 1024
 _MAX_NAME_BYTES: Final = 255
+
+
+Progress = Callable[[int, int], None]
+"""Told while something is copied: bytes so far, and bytes in all."""
 
 
 class TreeLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,7 +180,13 @@ def check_space(directory: Path, needed_bytes: int) -> None:
         )
 
 
-def copy_tree(root: Path, entries: list[TreeEntry], target: Path, replaced: Mapping[str, bytes]) -> None:
+def copy_tree(
+    root: Path,
+    entries: list[TreeEntry],
+    target: Path,
+    replaced: Mapping[str, bytes],
+    progress: Progress | None = None,
+) -> None:
     """Copy ``entries`` of ``root`` below the new directory ``target``; modes and syncing are left to others.
 
     Args:
@@ -183,30 +194,44 @@ def copy_tree(root: Path, entries: list[TreeEntry], target: Path, replaced: Mapp
         entries: what :func:`scan_tree` found there.
         target: must not exist.
         replaced: content that a file gets instead of its own.
+        progress: told bytes so far and in all.
 
     Raises:
         Invalid: a file became something else meanwhile.
         Unavailable: the medium is full or refuses; the caller removes ``target``.
     """
+    total = sum(entry.size_bytes for entry in entries)
+    done = 0
+
+    def told(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        nonlocal done
+        for piece in pieces:
+            yield piece
+            done += len(piece)
+            if progress is not None:
+                progress(min(done, total), total)
+
     try:
         target.mkdir(mode=DIRECTORY_MODE)
         for entry in entries:
             if entry.is_directory:
                 (target / entry.path).mkdir(mode=DIRECTORY_MODE)
             elif entry.path in replaced:
-                write_file(target / entry.path, [replaced[entry.path]])
+                write_file(target / entry.path, told([replaced[entry.path]]))
             else:
-                _copy_file(root / entry.path, target / entry.path, entry)
+                with _opened(root / entry.path, entry) as reader:
+                    write_file(target / entry.path, told(_pieces(reader, entry)))
     except OSError as error:
         raise storage_error(error, str(target)) from error
 
 
-def _copy_file(source: Path, target: Path, entry: TreeEntry) -> None:
+@contextmanager
+def _opened(source: Path, entry: TreeEntry) -> Iterator[int]:
     reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(reader).st_mode):
             raise Invalid(f"{entry.path}: changed while it was copied", field="package")
-        write_file(target, _pieces(reader, entry))
+        yield reader
     finally:
         os.close(reader)
 

@@ -42,6 +42,7 @@ from appliance.wire.errors import Conflict, FluxbeeError, Invalid, NotFound, Una
 
 from .asked import text
 from .forward import forward
+from .history import History
 from .house import Handler, House, Payload, Request
 from .usage import GlobalUsage, Usage, UsageReader
 
@@ -116,11 +117,15 @@ class RuntimeVerbs:
     Args:
         house: what all verbs share.
         usage: tells what runs.
+        history: where removals are recorded, so that the changed manifest is no drift.
         registered: ids of the hives in the registry; blocking.
     """
 
-    def __init__(self, house: House, usage: UsageReader, registered: Callable[[], list[str]]) -> None:
+    def __init__(
+        self, house: House, usage: UsageReader, history: History, registered: Callable[[], list[str]]
+    ) -> None:
         self._house = house
+        self._history = history
         self._dist = house.paths.dist
         self._usage = usage
         self._registered = registered
@@ -212,7 +217,16 @@ class RuntimeVerbs:
         stored = await trio.to_thread.run_sync(read_manifest, self._dist, limiter=self._house.files)
         name, usage = await self._checked(stored, runtime, version)
         removal = partial(remove_version, self._dist, name, version, now_ms=self._house.clock.wall_ms())
+        started_ms = self._house.clock.wall_ms()
         report = await trio.to_thread.run_sync(removal, limiter=self._house.files)
+        await self._history.record_deployment(
+            "runtime",
+            trigger="remove_runtime_version",
+            started_at_ms=started_ms,
+            result="ok",
+            manifest_version=report.manifest_version,
+            manifest_hash=report.manifest_hash,
+        )
         payload = RemovalPayload(
             owner_hive=self._house.hive, usage_global_visible=usage, **msgspec.structs.asdict(report)
         )

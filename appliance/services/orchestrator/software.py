@@ -85,7 +85,7 @@ class Software:
         self.publish = PublishVerbs(house, self.history, config.blobs, config.limits)
         self.handlers: Mapping[str, Handler] = {
             **VersionVerbs(house, registered).handlers,
-            **RuntimeVerbs(house, usage, registered).handlers,
+            **RuntimeVerbs(house, usage, self.history, registered).handlers,
             **self.updates.handlers,
             **self.publish.handlers,
             **self.history.handlers,
