@@ -1,6 +1,8 @@
 """The table from error codes to HTTP statuses (``spec/admin-api.md §A.5``).
 
-Operators' scripts assert these numbers, also the odd ones: a code that the table does not name is 500.
+Operators' scripts assert these numbers, also the odd ones: a code that the table does not name is 500. Two
+codes for which handlers bypass the table, always in the same way, are in it: ``ACTION_NOT_FOUND`` and
+``NOT_PRIMARY``.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ _ROWS: Final = (
     (
         404,
         "NOT_FOUND NODE_NOT_FOUND BLOB_NOT_FOUND RUNTIME_NOT_AVAILABLE RUNTIME_NOT_FOUND "
-        "RUNTIME_VERSION_NOT_FOUND WORKFLOW_NOT_FOUND",
+        "RUNTIME_VERSION_NOT_FOUND WORKFLOW_NOT_FOUND ACTION_NOT_FOUND",
     ),
     (
         409,
         "HIVE_EXISTS MODULE_EXISTS VERSION_MISMATCH VERSION_CONFLICT WAN_NOT_AUTHORIZED "
         "NODE_INSTANCE_RUNNING NODE_NOT_CONFIGURED NOTHING_STAGED NO_BACKUP INSTANCES_ACTIVE "
         "INSTANCES_UNKNOWN STALE_CONFIG_VERSION RUNTIME_IN_USE RUNTIME_HAS_DEPENDENTS "
-        "RUNTIME_CURRENT_CONFLICT BUSY",
+        "RUNTIME_CURRENT_CONFLICT BUSY NOT_PRIMARY",
     ),
     (
         422,
