@@ -82,10 +82,14 @@ def unit_name(full_name: str, override: object = None) -> str:
     """What the reference calls the service unit: reported, and accepted by ``kill_node``.
 
     Raises:
-        Invalid: ``override`` is given and is no text.
+        Invalid: ``override`` is given and holds nothing that a unit may be called.
     """
     if override is None or override == "":
         return f"fluxbee-node-{_NOT_UNIT.sub('-', full_name)}"
     if not isinstance(override, str):
         raise Invalid("unit: expected a text", field="unit")
-    return _NOT_UNIT.sub("-", override.removesuffix(".service"))[:_LONGEST_BYTES]
+    # It names a folder in the cgroup tree: neither hidden nor an option of some tool.
+    unit = _NOT_UNIT.sub("-", override.removesuffix(".service")).lstrip(".-")[:_LONGEST_BYTES]
+    if not unit:
+        raise Invalid(f"unit: {override!r} is not a unit's name", field="unit")
+    return unit

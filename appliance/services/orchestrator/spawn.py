@@ -52,6 +52,9 @@ class SpawnVerbs:
         if name.hive != house.hive:
             resolved = {"node_name": name.full, "runtime": runtime, "runtime_version": version, "unit": unit}
             return await forward(house, "run_node", {**request, **resolved}, name.hive)
+        holder = house.supervisor.by_unit(unit)
+        if holder not in (None, name.full):
+            raise Invalid(f"unit {unit!r} is that of {holder}", field="unit")
         config = check_patch(request.get("config"))
         launchable = await self._resolved(name, runtime, version)
         instance = Instance(house.paths, name.full)
