@@ -420,6 +420,8 @@ async def test_what_the_journal_refuses_is_refused_and_reading_goes_on(paths, pa
         assert answer["node_name"] == "SY.identity@motherbee"
         assert (await run.node.ask("ILK_LIST", {}, ADMIN))["count"] == 1
         assert next(state.failure for state in run.service.journals())
+        pong = await run.node.ask("PING", {})
+        assert (pong["ok"], pong["state"], pong["database"]["ready"]) == (False, "db_not_ready", False)
         await run.journal.resume()
         assert (await run.node.register(2))["status"] == "ok"
         assert len(run.shown()[ILK.name]) == 2

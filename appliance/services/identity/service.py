@@ -162,7 +162,7 @@ class IdentityService:
             return refusal
         if message.meta.msg not in MUTATING:
             self._reads += 1
-            return self._desk.read(message, trouble=self.trouble)
+            return self._desk.read(message, trouble=self.trouble or self._keeping.figures().failure)
         if self.is_behind and not await self._try_to_bring_up():
             return self._db_not_ready(Unavailable(self.trouble or "the directory is behind"))
         try:
