@@ -10,6 +10,9 @@ import sys
 from functools import partial
 
 from .frame import Verbs, add_verb, add_verb_group
+from .node_config import add_config_verbs
+from .node_hold import add_hold_verb
+from .node_life import add_life_verbs
 from .node_run import add_run_verb
 from .output import ExitCode, clean, paint
 from .places import add_root_argument, hive_paths, until_told, visitor
@@ -26,6 +29,8 @@ def add_parser(verbs: Verbs) -> None:
         examples=[
             ("fluxbee node echo AI.echo", "answer every message with its own text"),
             ("fluxbee node run greeter.py", "run a node that is a Python file"),
+            ("fluxbee node list", "show the nodes of a hive"),
+            ("fluxbee node spawn AI.echo --runtime ai.echo --wait", "start one from a published package"),
         ],
     )
     echo = add_verb(
@@ -43,6 +48,9 @@ def add_parser(verbs: Verbs) -> None:
     echo.add_argument("--quiet", action="store_true", help="do not print the messages")
     add_root_argument(echo)
     add_run_verb(group)
+    add_hold_verb(group)
+    add_life_verbs(group)
+    add_config_verbs(group)
 
 
 def _echo(args: argparse.Namespace) -> int:
