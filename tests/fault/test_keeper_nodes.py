@@ -334,7 +334,8 @@ def test_who_forks_away_is_gone_after_the_stop(box: Box) -> None:
 
 @BOTH
 def test_when_a_node_crashes_what_it_left_is_gone_before_the_end_is_told(box: Box) -> None:
-    box.start(RUNAWAY.rstrip().removesuffix("time.sleep(600)") + "os._exit(5)\n")
+    crash = "while not os.path.exists(OUT + '/away'): time.sleep(0.01)\n    os._exit(5)\n"
+    box.start(RUNAWAY.rstrip().removesuffix("time.sleep(600)") + crash)
     assert box.ended()["exit_code"] == 5
     assert not alive(int(box.said("away")))
     assert box.own_processes() == []
