@@ -82,6 +82,8 @@ def run_script(script: Path, arguments: list[str]) -> int:
     if not script.is_file():
         raise NotFound(f"there is no file {script}", field="SCRIPT", remedy="Name the node's Python file.")
     script = script.absolute()
+    # A package is what was published; compiled files beside it would make it another one.
+    sys.dont_write_bytecode = True
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.parent))
     with _term_as_interrupt() as told:

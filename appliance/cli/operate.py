@@ -53,7 +53,10 @@ _BY_CODE: Final[Mapping[str, tuple[type[FluxbeeError], str | None]]] = {
     "RUNTIME_NOT_PRESENT": (NotFound, "Its files are not on this hive yet: `fluxbee update`."),
     "BASE_RUNTIME_NOT_AVAILABLE": (NotFound, "Publish the runtime that it is based on."),
     "BASE_RUNTIME_NOT_PRESENT": (NotFound, "Publish the runtime that it is based on."),
-    "IDENTITY_REGISTER_FAILED": (Invalid, "Give a tenant, with --tenant or TENANT_ID."),
+    "IDENTITY_REGISTER_FAILED": (
+        Invalid,
+        "Give a tenant: --tenant tnt:<uuid>, $TENANT_ID, or orchestrator.default_tenant_id in hive.yaml.",
+    ),
     "NOT_PRIMARY": (Conflict, "Ask the motherbee, with --base."),
 }
 """Codes that the HTTP status alone does not explain (``spec/admin-api.md §A.5``: most of them are 500)."""

@@ -24,6 +24,7 @@ print(__name__, WORD, sys.argv[1:], os.environ.get("FLUXBEE_NODE_NAME"), os.envi
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(sys, "path", list(sys.path))
     handler = signal.getsignal(signal.SIGINT)
@@ -50,6 +51,7 @@ def test_a_script_sees_what_python_would_show_it(tmp_path, capsys):
     assert main(words) == ExitCode.OK
     shown = capsys.readouterr().out.strip()
     assert shown == f"__main__ found ['--help', 'a b'] AI.x {tmp_path}"
+    assert not (tmp_path / "__pycache__").exists(), "a package stays as it was published"
 
 
 @pytest.mark.parametrize(
