@@ -159,6 +159,7 @@ def _own(summary: str, media: Mapping[str, Json], **more: object) -> Json:
     responses: Json = {"200": {"description": "Done.", "content": dict(media)}}
     for status in (401, 403, 503):
         responses[str(status)] = {"description": _WORDS[status], "content": _content(_ref(Failure))}
+    responses["404"] = {"description": _WORDS[404], "content": _content(_ref(NotFoundBody))}
     return {"get": {"summary": summary, "tags": ["door"], "responses": responses, **more}}
 
 

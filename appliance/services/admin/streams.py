@@ -6,8 +6,8 @@ taken for answers to ours. At most 8 taps and 16 logs are watched at once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
@@ -15,7 +15,7 @@ import trio
 
 from appliance.sdk import Dial, Node, NodeConfig, UuidMode, connect
 from appliance.supervise.names import NodeName, parse_node_name
-from appliance.supervise.nodelog import follow, read_tail
+from appliance.supervise.nodelog import POLL_S, LogCursor, read_tail
 from appliance.system.paths import Paths
 from appliance.wire import verbs
 from appliance.wire.admin.outcome import EventSource
@@ -82,11 +82,25 @@ class NodeLogs:
     async def pump(self, name: str, lines: int, put: Callable[[bytes], None]) -> None:
         """Give ``put`` the last lines and then every further one, until cancelled; errors as :meth:`tail`."""
         node = await self._known(name)
-        for line in await self._read(node, lines):
+        cursor = LogCursor(self._paths.node_logs / node.full)
+        # First the place, then the tail: a line that is printed in between is in both, and is left out once.
+        await trio.to_thread.run_sync(cursor.to_end, limiter=self._threads)
+        known = await self._read(node, lines)
+        for line in known:
             put(line.encode())
-        async with aclosing(follow(self._paths.node_logs / node.full)) as coming:  # type: ignore[type-var]
-            async for line in coming:
+        while True:
+            fresh = await trio.to_thread.run_sync(cursor.read, limiter=self._threads)
+            for line in fresh[_overlap(known, fresh) :]:
                 put(line.encode())
+            known = []
+            if not cursor.behind:
+                await trio.sleep(POLL_S)
+
+
+def _overlap(known: Sequence[str], fresh: Sequence[str]) -> int:
+    """How many lines at the end of ``known`` are those at the beginning of ``fresh``."""
+    longest = min(len(known), len(fresh))
+    return next((size for size in range(longest, 0, -1) if list(known[-size:]) == list(fresh[:size])), 0)
 
 
 class _Lines:
