@@ -7,13 +7,12 @@ another than before. Blocking: run it in a thread, one caller at a time.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import msgspec
 
 from appliance.system.paths import Paths
 
-from .instance import FileFacts, Instance, list_instances
+from .instance import CONFIG_FILE, STATE_FILE, FileFacts, Instance, instance_places
 from .node_config import SystemPart, system_part
 
 __all__ = ["InstanceCatalog", "StoredNode"]
@@ -42,16 +41,17 @@ class InstanceCatalog:
     def look(self) -> dict[str, StoredNode]:
         """All instances by name."""
         found: dict[str, tuple[_Mark | None, _Mark | None, StoredNode]] = {}
-        for instance in list_instances(self._paths):
-            marks = _mark(instance.config_path), _mark(instance.state_path)
-            known = self._known.get(instance.name)
-            stored = known[2] if known is not None and known[:2] == marks else _read(instance)
-            found[instance.name] = (*marks, stored)
+        for name, place in instance_places(self._paths):
+            config, state = _mark(f"{place}/{CONFIG_FILE}"), _mark(f"{place}/{STATE_FILE}")
+            known = self._known.get(name)
+            if known is None or known[0] != config or known[1] != state:
+                known = (config, state, _read(Instance(self._paths, name)))
+            found[name] = known
         self._known = found
         return {name: entry[2] for name, entry in found.items()}
 
 
-def _mark(path: Path) -> _Mark | None:
+def _mark(path: str) -> _Mark | None:
     try:
         at = os.stat(path)
     except OSError:

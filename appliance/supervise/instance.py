@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -22,14 +23,20 @@ from appliance.system.paths import Paths
 from appliance.wire.errors import Conflict, Damaged, NotFound, Unavailable
 
 __all__ = [
+    "CONFIG_FILE",
+    "STATE_FILE",
     "FileFacts",
     "Instance",
     "Removed",
+    "instance_places",
     "list_instances",
     "pretty_json",
 ]
 
-_LIMIT_BYTES = 4 << 20
+CONFIG_FILE: Final = "config.json"
+STATE_FILE: Final = "state.json"
+
+_LIMIT_BYTES: Final = 4 << 20
 """A larger config.json or state.json is not read: it was not written by us, and would fill the plane."""
 
 Document = dict[str, object]
@@ -66,12 +73,12 @@ class Instance:
     @property
     def config_path(self) -> Path:
         """Effective configuration with ``_system``."""
-        return self.directory / "config.json"
+        return self.directory / CONFIG_FILE
 
     @property
     def state_path(self) -> Path:
         """What the node says about itself."""
-        return self.directory / "state.json"
+        return self.directory / STATE_FILE
 
     @property
     def exists(self) -> bool:
@@ -193,14 +200,20 @@ class Instance:
 
 def list_instances(paths: Paths) -> Iterator[Instance]:
     """All instances on disk, by kind and name; what does not look like one is passed over."""
-    for kind in _directories(paths.nodes):
-        for entry in _directories(Path(kind.path)):
+    for name, _ in instance_places(paths):
+        yield Instance(paths, name)
+
+
+def instance_places(paths: Paths) -> Iterator[tuple[str, str]]:
+    """As :func:`list_instances`, but only name and directory: for a thousand of them."""
+    for kind in _directories(str(paths.nodes)):
+        for entry in _directories(kind.path):
             # A place under which the node would not be found again is not an instance.
             if "@" in entry.name and entry.name.startswith((f"{kind.name}.", f"{kind.name}@")):
-                yield Instance(paths, entry.name)
+                yield entry.name, entry.path
 
 
-def _directories(place: Path) -> list[os.DirEntry[str]]:
+def _directories(place: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(place) as entries:
             found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -8,6 +8,7 @@ give as ``after`` for the next page.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -32,7 +33,20 @@ __all__ = ["InventoryVerbs"]
 _PAGE_BYTES: Final = 112 * 1024
 """Most bytes of entries in one answer; a frame has 128 KiB."""
 
+_PAGES_S: Final = 5.0
+"""How long pages of a list follow its first one before everything is looked at anew."""
+
 _KINDS: Final = frozenset({"AI", "IO", "WF", "SY", "RT"})
+
+
+class _Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What the first page of a list was made of; the pages behind it are made of the same."""
+
+    at: float
+    source: str
+    names: list[str]
+    seen: Mapping[str, SeenNode]
+    stored: Mapping[str, StoredNode]
 
 
 class InventoryVerbs:
@@ -41,6 +55,7 @@ class InventoryVerbs:
     def __init__(self, house: House) -> None:
         self._house = house
         self._catalog = InstanceCatalog(house.paths)
+        self._shown: _Shown | None = None
         self._looking = trio.CapacityLimiter(1)
         self.handlers: Mapping[str, Handler] = {
             "list_nodes": self.list_nodes,
@@ -66,24 +81,32 @@ class InventoryVerbs:
         hive = text(request, "target") or text(request, "hive") or house.hive
         if hive != house.hive:
             return await forward(house, "list_nodes", request, check_hive_id(hive, "target"))
-        inventory_source = "lsa_inventory"
-        try:
-            seen = await house.router.nodes()
-        except FluxbeeError:
-            seen, inventory_source = {}, "managed_instances_fallback"
-        stored = await self._look()
-        names = sorted({*seen, *stored, *self._routers()})
+        after = _after(request)
+        shown = self._shown
+        now = house.clock.monotonic()
+        if shown is None or not after or now - shown.at > _PAGES_S:
+            shown = self._shown = await self._gather(now)
+        names, seen, stored = shown.names, shown.seen, shown.stored
+        rest = names[bisect_right(names, after) :]
         return {
             "status": "ok",
             "target": hive,
             "hive": hive,
-            "inventory_source": inventory_source,
+            "inventory_source": shown.source,
             "hive_status": "alive",
             "node_count": len(names),
-            **_page(
-                (self._listed(name, seen.get(name), stored.get(name)) for name in _behind(names, request)),
-            ),
+            **_page(self._listed(name, seen.get(name), stored.get(name)) for name in rest),
         }
+
+    async def _gather(self, now: float) -> _Shown:
+        source = "lsa_inventory"
+        try:
+            seen = await self._house.router.nodes()
+        except FluxbeeError:
+            seen, source = {}, "managed_instances_fallback"
+        stored = await self._look()
+        names = sorted({*seen, *stored, *self._routers()})
+        return _Shown(at=now, source=source, names=names, seen=seen, stored=stored)
 
     def _routers(self) -> list[str]:
         name = self._house.connected().router_name
@@ -248,11 +271,6 @@ def _inventory_entry(seen: SeenNode) -> Payload:
 
 def _after(request: Request) -> str:
     return text(request, "after") or ""
-
-
-def _behind(names: Iterable[str], request: Request) -> list[str]:
-    after = _after(request)
-    return [name for name in names if name > after]
 
 
 def _page(entries: Iterable[Payload]) -> Payload:
