@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+LITERAL_PATHS_ENV = "FLUXBEE_TEST_LITERAL_PATHS"
+"""Set where a test run has /etc, /var/lib and /run for itself (tests/compat/test_literal_paths.py)."""
+
 _LEFT_OUT = pytest.StashKey[int]()
 
 
@@ -49,5 +52,13 @@ def _short_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def _hive_root() -> Iterator[Path | None]:
+    """Like ``hive_folder``; the reference's own places in a run that has them for itself."""
+    if os.environ.get(LITERAL_PATHS_ENV):
+        yield None
+    else:
+        yield from _short_folder()
+
+
 hive_folder = pytest.fixture(_short_folder, name="hive_folder")
-module_hive_folder = pytest.fixture(_short_folder, scope="module", name="module_hive_folder")
+module_hive_folder = pytest.fixture(_hive_root, scope="module", name="module_hive_folder")

@@ -54,6 +54,7 @@ class HiveHarness:
 
     Args:
         root: directory of etc, lib and run; kept short, because socket paths are limited to 107 bytes.
+            ``None`` means the reference's places, for a namespace of its own.
         planes: ``together`` (one process under the keeper) or ``apart``.
         settings: further keys of ``hive.yaml``, as nested dictionaries; they win over the harness's own.
         check_exit: leaving the block fails unless the hive ended with code 0.
@@ -61,7 +62,7 @@ class HiveHarness:
 
     def __init__(
         self,
-        root: Path,
+        root: Path | None,
         *,
         planes: Literal["together", "apart"] = "together",
         settings: Mapping[str, object] | None = None,
@@ -74,7 +75,7 @@ class HiveHarness:
         while (world_port := free_port()) == self.port:
             pass  # nobody has taken the first one yet
         self.world_port = world_port
-        self.log = root / "hive.log"
+        self.log = (root or self.paths.lib) / "hive.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._settings = dict(settings or {})
         self._check_exit = check_exit
@@ -117,8 +118,10 @@ class HiveHarness:
         """
         self.write_config()
         command = [*_program(), "run", "--quiet", "--config", str(self.paths.hive_yaml)]
-        command += ["--root", str(self.paths.root)]
-        notify = self.paths.root / "notify.sock" if self.paths.root else Path("notify.sock")
+        if self.paths.root is not None:
+            command += ["--root", str(self.paths.root)]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        notify = self.log.with_name("notify.sock")
         notify.unlink(missing_ok=True)
         with self.log.open("ab") as output, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             ready.bind(str(notify))

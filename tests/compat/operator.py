@@ -46,6 +46,9 @@ class Box:
         self.hive = hive
         self.lib = paths.lib
         self.runtimes = self.lib / "dist" / "runtimes"
+        self.environment = {"BASE": url}
+        if paths.root is not None:
+            self.environment["FLUXBEE_ROOT"] = str(paths.root)
 
     @classmethod
     def of(cls, harness: HiveHarness) -> Box:

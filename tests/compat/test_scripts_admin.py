@@ -43,7 +43,7 @@ def box(harness):
 def diag(box, action, code=0, **inputs):
     """The diagnostics helper of ``§F.3``: inputs in variables, pretty JSON out."""
     variables = {f"ADMIN_{name.upper()}": value for name, value in inputs.items()}
-    environment = {**os.environ, "FLUXBEE_ROOT": str(box.paths.root), "ADMIN_ACTION": action, **variables}
+    environment = {**os.environ, **box.environment, "ADMIN_ACTION": action, **variables}
     command = [sys.executable, "-m", "appliance", "admin-command"]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert told.returncode == code, told.stdout + told.stderr

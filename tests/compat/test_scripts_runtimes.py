@@ -35,7 +35,7 @@ def box(harness):
 
 
 def publish_tool(box, folder, *more):
-    environment = {**os.environ, "FLUXBEE_ROOT": str(box.paths.root), "BASE": str(box.client.base_url)}
+    environment = {**os.environ, **box.environment}
     command = [sys.executable, "-m", "appliance", "publish", str(folder), *more]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
