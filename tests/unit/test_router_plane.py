@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from appliance.router import plane as plane_module
+from appliance.router.claims import Claims
 from appliance.router.config import EngineSettings
 from appliance.router.connection import Peer
 from appliance.router.plane import DataPlane, DataPlaneConfig
@@ -262,6 +263,25 @@ async def test_a_plane_s_socketpair_is_the_appliance_itself(paths, page):
         assert (await inside.read())["meta"]["msg"] == "ANNOUNCE"
         inside.close()
         outside.close()
+
+
+@on_trio
+async def test_a_claim_counts_at_once_for_newcomers_and_for_who_is_there(paths, page):
+    configure(paths, page)
+    claims = Claims()
+    config = DataPlaneConfig(engine=SETTINGS, live=msgspec.structs.replace(LIVE, map_bytes=4 << 20))
+    async with running(DataPlane(config, paths, page, claims=claims)) as plane:
+        stranger, other = await joined(plane, 1, "AI.one"), await joined(plane, 2, "AI.two")
+        claims.claim("AI.one@north", session=2**22 + 1, token_sha256="-")
+        assert await stranger.read() is None
+        again = await Client(socket_of(plane), 3, "AI.one").connect()
+        assert await again.read() is None
+        assert (await other.ask_router("ROUTER_STATUS"))["claimed_names"] == 1
+        claims.unclaim("AI.one@north")
+        free = await joined(plane, 4, "AI.one")
+        for client in (stranger, other, again, free):
+            client.close()
+    assert claims.on_change is None
 
 
 @on_trio
