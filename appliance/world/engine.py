@@ -116,13 +116,21 @@ class WorldEngine:
 
     @asynccontextmanager
     async def _serve(self) -> AsyncIterator[None]:
+        failure: FluxbeeError | None = None
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.run)
-            yield
+            try:
+                await nursery.start(self.run)
+            except FluxbeeError as error:  # as it is, not in a group
+                failure = error
+            else:
+                yield
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     @property
     def _committer(self) -> WorldCommitter:
+        self._keeping.check_ready()
         return self._keeping.committer
 
     # -- writing -----------------------------------------------------------------------------------------

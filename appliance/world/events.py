@@ -66,6 +66,8 @@ class _RawBatch(msgspec.Struct, gc=False):
 
 _KEYS = {f'"{name}"'.encode(): name for name in Event.__struct_fields__}
 _REQUIRED = frozenset({"stream", "source", "payload"})
+_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_NUMBER = b"0" * 19
 _event = msgspec.json.Decoder(Event)
 _batch = msgspec.json.Decoder(_Batch)
 _raw_batch = msgspec.json.Decoder(_RawBatch)
@@ -80,10 +82,12 @@ def decode_event(text: bytes) -> Event:
     """
     try:
         event = _event.decode(text)
+        if twice := _doubled(text):
+            raise Invalid(f"duplicate field `{twice}`", field=twice)
+        if _has_long_number(text):
+            event.payload = _as_doubles(event.payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(_words(error), field="event") from error
-    if twice := _doubled(text):
-        raise Invalid(f"duplicate field `{twice}`", field=twice)
     return event
 
 
@@ -95,7 +99,8 @@ def decode_batch(text: bytes) -> Sequence[Event | str]:
     """
     try:
         parsed = _batch.decode(text).events
-        events: Sequence[Event | str] = parsed if _plain(text, parsed) else _one_by_one(text)
+        plain = _plain(text, parsed) and not _has_long_number(text)
+        events: Sequence[Event | str] = parsed if plain else _one_by_one(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         events = _one_by_one(text)
     if not events:
@@ -150,6 +155,11 @@ def _doubled(text: bytes) -> str:
     json.loads(text, object_pairs_hook=pairs)
     known = [name for name in names if name in Event.__struct_fields__]
     return next((name for name in known if known.count(name) > 1), "")
+
+
+def _has_long_number(text: bytes) -> bool:
+    """Whether an integer may be beyond 64 bits: so many digits in a row, wherever they stand."""
+    return _LONG_NUMBER in text.translate(_DIGITS)
 
 
 def _words(error: Exception) -> str:
@@ -234,9 +244,6 @@ def encode_event(event: Event) -> bytes:
     """
     try:
         text = _encode(event)
-    except OverflowError:  # an integer beyond 64 bits becomes a double (EV-13)
-        event.payload = _as_doubles(event.payload)
-        text = _encode(event)
     except RecursionError as error:
         raise Invalid("recursion limit exceeded", field="payload") from error
     if len(text) > 2 * MAX_DEPTH and depth_exceeds(text, MAX_DEPTH):
@@ -245,6 +252,7 @@ def encode_event(event: Event) -> bytes:
 
 
 def _as_doubles(value: object) -> object:
+    """``value`` with integers beyond 64 bits as doubles (EV-13)."""
     if isinstance(value, dict):
         for name, inner in value.items():
             value[name] = _as_doubles(inner)

@@ -46,9 +46,3 @@ class Buckets:
         allowed = tokens >= 1.0
         states[key] = (tokens - 1.0 if allowed else tokens, now)
         return allowed
-
-    def give_back(self, key: str) -> None:
-        """The event was not stored after all."""
-        if key in self._states:
-            tokens, at = self._states[key]
-            self._states[key] = (tokens + 1.0, at)
