@@ -11,6 +11,16 @@ import pytest
 from appliance.keeper.desk import Counters, Desk
 from appliance.keeper.node_voice import NodeVoice
 from appliance.keeper.nodes import NodeHouse
+from appliance.keeper.nodes_protocol import (
+    FollowNodes,
+    ForgetNode,
+    ListNodes,
+    NodeEnded,
+    NodePage,
+    NodeProcess,
+    StartNode,
+    StopNode,
+)
 from appliance.keeper.numbers import KeeperSettings
 from appliance.keeper.plan import KeeperPlan, PlaneState
 from appliance.keeper.protocol import (
@@ -27,6 +37,7 @@ from appliance.keeper.protocol import (
 )
 from appliance.system.channel import MAX_PACKET_BYTES, Channel, Packet
 from appliance.system.process import ProcessExit, open_descriptors
+from tests.unit.test_keeper_nodes_protocol import launch
 
 
 class Office:
@@ -190,3 +201,50 @@ def test_dropped_packets_of_live_channels_are_counted_in(office: Office) -> None
     assert office.ours["control"].receive() is None
     office.counters.packets_dropped = 5
     assert office.desk.statistics().packets_dropped == 6
+
+
+# --- node processes -----------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_about_nodes_goes_to_the_house(office: Office, tmp_path: Path) -> None:
+    order = launch(argv=("/bin/sh", "-c", "exec sleep 600"), log_dir=str(tmp_path / "logs"))
+    reply = office.ask(StartNode(id=1, launch=order))
+    assert reply is not None
+    assert reply.ok, reply
+    started = msgspec.json.decode(reply.result, type=NodeProcess)
+    try:
+        again = office.ask(StartNode(id=2, launch=order))
+        assert again is not None
+        assert again.code == "NODE_RUNNING"
+        listed = office.ask(ListNodes(id=3))
+        assert listed is not None
+        assert msgspec.json.decode(listed.result, type=NodePage).nodes == (started,)
+        running = office.ask(ForgetNode(id=4, name=order.name))
+        assert running is not None
+        assert running.code == "NODE_RUNNING"
+        status = office.ask(Status(id=5))
+        assert status is not None
+        assert msgspec.json.decode(status.result, type=KeeperStatus).nodes.running == 1
+        follows = office.ask(FollowNodes(id=6))
+        assert follows is not None
+        assert follows.ok
+        stopping = office.ask(StopNode(id=7, name=order.name, signal="SIGKILL"))
+        assert stopping is not None
+        assert msgspec.json.decode(stopping.result, type=NodeProcess).state == "stopping"
+        assert started.pid is not None
+        os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
+        assert office.nodes.exited(started.pid, 2.0)
+        packet = office.theirs["control"].receive()
+        assert packet is not None
+        told = decode_order(packet.data)
+        assert isinstance(told, NodeEnded)
+        assert told.process.exit_signal == 9
+    finally:
+        office.nodes.close()
+
+
+def test_an_unknown_node_is_not_found(office: Office) -> None:
+    for request in (StopNode(id=1, name="AI.a@north"), ForgetNode(id=2, name="AI.a@north")):
+        reply = office.ask(request)
+        assert reply is not None
+        assert reply.code == "NOT_FOUND"

@@ -347,6 +347,21 @@ def test_a_slow_plane_delays_the_routing_plane_only_so_long() -> None:
     assert plan.exit_code == EX_UNCLEAN
 
 
+def test_the_routing_plane_waits_for_guests_but_not_for_ever() -> None:
+    plan = started(("data",))
+    plan.guests = 1
+    plan.request_stop(10.0)
+    assert plan.tick(10.0) == []
+    assert plan.next_deadline() == 12.0
+    assert plan.tick(12.0) == [SendStop("data", "stop", 2.0)]
+    other = started(("data",))
+    other.guests = 1
+    other.request_stop(10.0)
+    other.guests = 0
+    assert other.tick(10.5) == [SendStop("data", "stop", 3.5)]
+    assert other.stop_by == 14.0
+
+
 def test_who_was_told_to_stop_needs_no_sign_of_life() -> None:
     plan = started()
     for name in THREE:
