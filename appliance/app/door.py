@@ -14,10 +14,11 @@ from appliance.http.admin import AdminApp, AdminParts
 from appliance.http.admin.metrics import render
 from appliance.keeper.trio_plane import TrioPlane
 from appliance.sdk import Dial
-from appliance.services.admin import AdminService, NodeLogs, Streams
+from appliance.services.admin import AdminService, Direct, NodeLogs, Streams
 from appliance.services.health import HealthReport, HealthService
 from appliance.services.orchestrator import OrchestratorService
 from appliance.system import log as logs
+from appliance.wire.names import full_name
 
 from .hive import Hive
 
@@ -61,7 +62,10 @@ def admin_application(
         return next((one.log_dropped_bytes for one in known if one.name == name), 0)
 
     node_logs = NodeLogs(hive.hive_id, hive.paths, dropped_bytes=dropped_bytes)
-    admin.bind(overview=_overview(hive, health, orchestrator), logs=node_logs.tail)
+    direct: dict[str, Direct] = {}
+    if orchestrator is not None:
+        direct[full_name("SY.orchestrator", hive.hive_id)] = orchestrator.answer_here
+    admin.bind(overview=_overview(hive, health, orchestrator), logs=node_logs.tail, direct=direct)
     page = Path(appliance.http.admin.__file__).parent / "page"
     parts = AdminParts(
         health=_health(health),

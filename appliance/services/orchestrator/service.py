@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -23,6 +25,7 @@ from appliance.wire import verbs
 from appliance.wire.envelope import Message, Meta, build_message, encode_message
 from appliance.wire.errors import Busy, Conflict, FluxbeeError, Invalid
 from appliance.wire.frames import MAX_FRAME_BYTES
+from appliance.wire.names import full_name
 
 from .allow import Allowed, forbidden
 from .config import OrchestratorConfig
@@ -59,6 +62,14 @@ class OrchestratorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     answers_lost: int
     reconciled: int
     reconcile_failures: int
+
+
+class _Work(NamedTuple):
+    """A request that was let in; it owns its place in the queue."""
+
+    action: str
+    request: Request
+    ticket: Ticket | None
 
 
 class OrchestratorService:
@@ -166,27 +177,27 @@ class OrchestratorService:
         if action is None or not message.routing.src or message.routing.dst == verbs.BROADCAST:
             return
         self._requests += 1
+        work: _Work | Payload
         try:
-            request = _request_of(message)
-            refusal = self._refusal(action, request, message)
+            work = self._refusal(action, message) or self._admit(action, _request_of(message))
         except FluxbeeError as error:
-            request, refusal = {}, error_payload(error)
-        if refusal is None and self._working >= self.house.settings.requests:
-            self._busy += 1
-            refusal = error_payload(Busy("the orchestrator works on too many requests"))
-        ticket: Ticket | None = None
-        if refusal is None:
-            self._working += 1
-            resource = resource_of(action, request, self.house.hive)
-            ticket = self.house.locks.ticket(resource) if resource is not None else None
-        nursery.start_soon(self._work, message, action, request, refusal, ticket)
+            work = error_payload(error)
+        nursery.start_soon(self._work, message, work)
 
-    def _refusal(self, action: str, request: Request, message: Message) -> Payload | None:
-        if is_guarded(action, request) and not self._allowed.may_change(message.source_l2_name):
+    def _refusal(self, action: str, message: Message) -> Payload | None:
+        if is_guarded(action, _request_of(message)) and not self._allowed.may_change(message.source_l2_name):
             self._forbidden += 1
             return forbidden(message)
         if message.meta.msg == verbs.RUNTIME_UPDATE:
             raise Invalid("RUNTIME_UPDATE is no longer supported; use SYSTEM_UPDATE", field="meta.msg")
+        return None
+
+    def _admit(self, action: str, request: Request) -> _Work:
+        """Take a place for a request, in the order of arrival.
+
+        Raises:
+            Conflict: for the motherbee only. Invalid: unknown. Busy: too many are worked on.
+        """
         if action in MOTHER_ONLY and not self.house.is_mother:
             raise Conflict(
                 f"{action} is for the motherbee; {self.house.hive} is a worker",
@@ -195,24 +206,33 @@ class OrchestratorService:
             )
         if action not in self._handlers:
             raise Invalid(f"unknown action {action!r}", code="UNKNOWN_ACTION", field="meta.action")
-        return None
+        if self._working >= self.house.settings.requests:
+            self._busy += 1
+            raise Busy("the orchestrator works on too many requests")
+        resource = resource_of(action, request, self.house.hive)
+        self._working += 1
+        return _Work(action, request, self.house.locks.ticket(resource) if resource is not None else None)
 
-    async def _work(
-        self, message: Message, action: str, request: Request, refusal: Payload | None, ticket: Ticket | None
-    ) -> None:
-        if refusal is not None:
-            await self._answer(message, refusal)
-            return
-        source = message.source_l2_name or ""
+    async def answer_here(self, action: str, request: Mapping[str, object]) -> Payload:
+        """Do what SY.admin asks in this process, for answers that no frame holds; errors are payloads."""
+        self._requests += 1
         try:
-            if ticket is None:
-                payload = await self._handled(action, request, source)
-            else:
-                async with ticket:
-                    payload = await self._handled(action, request, source)
+            work = self._admit(action, dict(request))
+        except FluxbeeError as error:
+            return error_payload(error)
+        return await self._done(work, full_name("SY.admin", self.house.hive))
+
+    async def _work(self, message: Message, work: _Work | Payload) -> None:
+        if isinstance(work, _Work):
+            work = await self._done(work, message.source_l2_name or "")
+        await self._answer(message, work)
+
+    async def _done(self, work: _Work, source: str) -> Payload:
+        try:
+            async with work.ticket or nullcontext():
+                return await self._handled(work.action, work.request, source)
         finally:
             self._working -= 1
-        await self._answer(message, payload)
 
     async def _handled(self, action: str, request: Request, source: str) -> Payload:
         try:
@@ -238,7 +258,7 @@ class OrchestratorService:
         if len(encode_message(answer)) > MAX_FRAME_BYTES - _STAMP_BYTES:
             self._too_large += 1
             problem = Conflict(
-                f"the answer does not fit into a message of {MAX_FRAME_BYTES} bytes",
+                f"the answer does not fit into {MAX_FRAME_BYTES} bytes; ask for pages with `after`",
                 code="RESPONSE_TOO_LARGE",
             )
             answer = _answer_to(message, error_payload(problem), node.uuid)
