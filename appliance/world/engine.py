@@ -247,6 +247,7 @@ class WorldEngine:
         """EP-35: JSON text of an entity, or ``None``. Never waits.
 
         Raises:
+            Damaged: the stored row does not decode.
             Unavailable: not ready yet.
         """
         keeping = self._keeping
@@ -254,7 +255,10 @@ class WorldEngine:
         if entity_id_fault(entity_id):
             return None
         with keeping.view.rows() as rows:
-            return keeping.state.overlay.text(entity_id, rows.text(entity_id)) or None
+            try:
+                return keeping.state.overlay.text(entity_id, rows.text(entity_id)) or None
+            except ValueError as error:
+                raise keeping.view.damaged(f"entity {entity_id!r}", error) from error
 
     def listing(
         self, *, prefix: str | None = None, namespace: str | None = None, after: str | None = None

@@ -60,8 +60,11 @@ class Listing:
     def rows(self, limit: int) -> list[tuple[str, bytes]]:
         """As ``page``, with the ids."""
         found: list[tuple[str, bytes]] = []
-        while not self._ended and not found:
-            self._scan(found, limit)
+        try:
+            while not self._ended and not found:
+                self._scan(found, limit)
+        except ValueError as error:
+            raise self._view.damaged("an entity of a listing", error) from error
         return found
 
     def _scan(self, found: list[tuple[str, bytes]], limit: int) -> None:

@@ -16,7 +16,8 @@ import msgspec
 
 from appliance.store.layouts import WORLD_ENTITY, WORLD_META, WORLD_NAMESPACE
 from appliance.store.region import SLICE_PUTS, Environment
-from appliance.store.region_txn import ReadTxn
+from appliance.store.region_txn import REGION_DAMAGED, ReadTxn
+from appliance.wire.errors import Damaged
 
 from .entities import entity_key
 from .overlay import Overlay
@@ -104,6 +105,11 @@ class WorldView:
         raw = self.env.get(WORLD_META, _META)
         return msgspec.json.decode(raw, type=ViewMeta) if raw else ViewMeta()
 
+    def damaged(self, what: str, error: ValueError) -> Damaged:
+        """Error for a row that does not decode; the region is set aside at the next start."""
+        self.env.note_damage(f"{what}: {error}")
+        return Damaged(f"region {REGION}, {what}: its row does not decode: {error}", code=REGION_DAMAGED)
+
     @contextmanager
     def rows(self) -> Iterator[Rows]:
         """Rows as of now, for a block without ``await``."""
@@ -150,7 +156,7 @@ class WorldView:
                 try:
                     text = entry.text(entity_id, below)
                 except ValueError as error:
-                    raise txn.damaged(f"entity {entity_id!r}: its row does not decode: {error}") from error
+                    raise self.damaged(f"entity {entity_id!r}", error) from error
                 put(key, entry.head.to_bytes(8, "big") + text, db=db)
                 delta += bool(text) - bool(below)
                 size += len(text)
