@@ -13,7 +13,7 @@ import os
 import secrets
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from appliance.keeper.nodes_protocol import LAUNCH_TOKEN_ENV
@@ -28,6 +28,9 @@ from appliance.system.procfs import (
 )
 
 __all__ = ["Quarry", "TokenMint", "sweep"]
+
+Listed = Mapping[int, ProcessEntry]
+"""All processes at one moment, by pid."""
 
 _ROUNDS = 12
 _PAUSE_S = 0.001
@@ -69,14 +72,18 @@ class Quarry:
         self._variable = f"{LAUNCH_TOKEN_ENV}={token}".encode()
         self._seen: dict[int, int] = {}  # pid → start time
 
-    def terminate(self) -> None:
-        """SIGTERM to everybody who can be found now; they are remembered for the hunt."""
-        for entry in self._find():
+    def terminate(self, listed: Listed | None = None) -> None:
+        """SIGTERM to everybody who can be found now (or in ``listed``); they are remembered for the hunt."""
+        for entry in self._find(listed):
             self._seen[entry.pid] = entry.started
             signal_process(entry, signal.SIGTERM)
 
-    def kill(self) -> tuple[int, tuple[ProcessEntry, ...]]:
+    def kill(self, listed: Listed | None = None) -> tuple[int, tuple[ProcessEntry, ...]]:
         """SIGKILL to everybody, again and again until nobody is left.
+
+        Args:
+            listed: a look at all processes, if there was one since the main process ended: when it shows
+                nobody, there is nobody who could have forked since.
 
         Returns:
             how many were killed, and who still has not ended (stuck in the kernel).
@@ -84,7 +91,8 @@ class Quarry:
         killed: set[tuple[int, int]] = set()
         left: list[ProcessEntry] = []
         for turn in range(_ROUNDS):
-            left = self._find()
+            left = self._find(listed)
+            listed = None
             if not left:
                 break
             if self.group is not None:
@@ -95,14 +103,14 @@ class Quarry:
             select.select([], [], [], _PAUSE_S * turn)
         return len(killed), tuple(left)
 
-    def _find(self) -> list[ProcessEntry]:
+    def _find(self, listed: Listed | None = None) -> list[ProcessEntry]:
         keeper = os.getpid()
         if (
             self.group is not None
         ):  # nobody gets out of it, so the machine's other processes are not looked at
             entries = (process_entry(pid) for pid in {self.pid, *self.group.members()})
         else:
-            listed = processes()
+            listed = processes() if listed is None else listed
             roots = {self.pid, *(one.pid for one in listed.values() if self._ours(one, keeper))}
             entries = (listed.get(pid) for pid in roots | descendants(listed, roots))
         return [entry for entry in entries if entry is not None and entry.alive and entry.pid != keeper]

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from appliance.keeper.node_child import child_environment, credentials_of, launch_process
-from appliance.keeper.node_hunt import Quarry, TokenMint, sweep
+from appliance.keeper.node_hunt import Listed, Quarry, TokenMint, sweep
 from appliance.keeper.node_outlet import NodeOutlet
 from appliance.keeper.node_plan import NodeBook, TerminateNode
 from appliance.keeper.node_voice import NodeVoice
@@ -35,7 +35,7 @@ from appliance.system import process
 from appliance.system.cgroup import Cgroup, CgroupTree
 from appliance.system.log import get_logger
 from appliance.system.process import ProcessExit
-from appliance.system.procfs import ProcessEntry, process_entry
+from appliance.system.procfs import ProcessEntry, process_entry, processes
 from appliance.wire.errors import FluxbeeError, Unavailable
 
 __all__ = ["NodeHouse"]
@@ -85,6 +85,7 @@ class NodeHouse:
         self._paused: dict[int, float] = {}
         self._gaps: dict[int, float] = {}
         self._lingering: list[_Held] = []
+        self._listed: Listed | None = None  # a look at all processes in this turn
         self._look_at: float | None = None
         self._counts: Counter[str] = Counter()
         self._done = NodeStatistics()  # log counters of outlets that are closed
@@ -173,7 +174,7 @@ class NodeHouse:
         held = self._held.pop(pid, None)
         if held is None:
             return False
-        killed, left = held.quarry.kill()
+        killed, left = held.quarry.kill(self._look_after(pid, held))
         if killed:
             self._count(stragglers_killed=killed)
             log.info("node_stragglers_killed", node=held.name, processes=killed)
@@ -193,6 +194,7 @@ class NodeHouse:
 
     def tick(self, now: float) -> None:
         """What is due. Call it every turn."""
+        self._listed = None
         for command in self._book.tick(now):
             self._carry_out(command.name, None if isinstance(command, TerminateNode) else command.overdue)
         for fd, at in list(self._paused.items()):
@@ -314,6 +316,15 @@ class NodeHouse:
         if overdue:
             log.warning("node_killed", code="NODE_KILLED", node=name, pid=held.quarry.pid)
         held.quarry.kill()
+
+    def _look_after(self, pid: int, held: _Held) -> Listed | None:
+        """A look at all processes since the main process ``pid`` ended, shared by the ends of one turn."""
+        if held.quarry.group is not None:
+            return None
+        found = None if self._listed is None else self._listed.get(pid)
+        if self._listed is None or found is None or found.alive:
+            self._listed = processes()
+        return self._listed
 
     def _look_at_lingering(self, now: float) -> None:
         if self._look_at is None or now < self._look_at:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from appliance.keeper.nodes import NodeHouse
 from appliance.keeper.nodes_protocol import Claims, NodeEnded, NodeLaunch, Unclaim
 from appliance.keeper.protocol import Order, decode_order
 from appliance.system import process
-from appliance.system.procfs import process_entry
+from appliance.system.procfs import process_entry, processes
 from appliance.wire.errors import Busy, Conflict, Invalid, Unavailable
 from tests.unit.test_keeper_nodes_protocol import launch
 
@@ -129,7 +130,7 @@ def test_an_end_waits_for_what_is_stuck_but_not_for_ever(
     started = house.nodes.start(house.launch("exit 0"), time.monotonic())
     stuck = process_entry(1)
     assert stuck is not None
-    monkeypatch.setattr(Quarry, "kill", lambda self: (1, (stuck,)))
+    monkeypatch.setattr(Quarry, "kill", lambda self, listed=None: (1, (stuck,)))
     monkeypatch.setattr(nodes_module, "_LINGER_S", 0.2)
     deadline = time.monotonic() + PATIENCE_S
     while not house.nodes.statistics().lingering:
@@ -176,6 +177,22 @@ def test_a_start_that_the_next_keeper_would_not_know_of_is_refused(house: House)
     with pytest.raises(Unavailable):
         house.nodes.start(house.launch("true"), time.monotonic())
     (house.directory / "run").mkdir()
+
+
+def test_ends_of_one_turn_share_a_look_that_is_no_older_than_they(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    monkeypatch.setattr(nodes_module, "processes", lambda: looks.append(1) or processes())
+    pids = []
+    for number in range(3):
+        order = house.launch("exit 0", name=f"AI.n{number}@north", unit=f"u{number}")
+        pids.append(house.nodes.start(order, time.monotonic()).pid)
+    for pid in pids:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    house.turn()
+    assert len(house.ends()) == 3
+    assert len(looks) == 1
 
 
 def test_closing_kills_whoever_is_left(house: House) -> None:
