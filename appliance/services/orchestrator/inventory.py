@@ -1,8 +1,8 @@
 """list_nodes, inventory and hive_status: all nodes of the hive at a glance.
 
 ``list_nodes`` is the union of what the router sees and what is managed (decision H-2); ``inventory`` is what
-the router sees, hive by hive. A list that no frame holds comes in pages: ``next`` of an answer is what to
-give as ``after`` for the next page.
+the router sees, hive by hive. Who may get a list that no frame holds asks for pages: ``after`` (first ``""``)
+in the request, and ``next`` of an answer is the ``after`` of the next page.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ __all__ = ["InventoryVerbs"]
 
 _PAGE_BYTES: Final = 112 * 1024
 """Most bytes of entries in one answer; a frame has 128 KiB."""
+
+_MOST_PAGES: Final = 512
+"""Of another hive's list: 65 536 nodes, the most that ``limits.nodes`` allows."""
 
 _PAGES_S: Final = 5.0
 """How long pages of a list follow its first one before everything is looked at anew."""
@@ -80,7 +83,7 @@ class InventoryVerbs:
         house = self._house
         hive = text(request, "target") or text(request, "hive") or house.hive
         if hive != house.hive:
-            return await forward(house, "list_nodes", request, check_hive_id(hive, "target"))
+            return await self._elsewhere(check_hive_id(hive, "target"), request)
         after = _after(request)
         shown = self._shown
         now = house.clock.monotonic()
@@ -95,8 +98,27 @@ class InventoryVerbs:
             "inventory_source": shown.source,
             "hive_status": "alive",
             "node_count": len(names),
-            **_page(self._listed(name, seen.get(name), stored.get(name)) for name in rest),
+            **_page((self._listed(name, seen.get(name), stored.get(name)) for name in rest), request),
         }
+
+    async def _elsewhere(self, hive: str, request: Request) -> Payload:
+        """Another hive's list; page after page, because it comes in frames."""
+        if "after" in request:
+            return await forward(self._house, "list_nodes", request, hive)
+        whole: Payload = {}
+        nodes: list[object] = []
+        after: object = ""
+        for _ in range(_MOST_PAGES):
+            page = await forward(self._house, "list_nodes", {**request, "after": after}, hive)
+            found = page.get("nodes")
+            whole = whole or page
+            if not isinstance(found, list):
+                return page
+            nodes += found
+            after = page.get("next")
+            if not after:
+                break
+        return {**{key: value for key, value in whole.items() if key != "next"}, "nodes": nodes}
 
     async def _gather(self, now: float) -> _Shown:
         source = "lsa_inventory"
@@ -191,7 +213,7 @@ class InventoryVerbs:
             "total_hives": len(rows),
             "total_nodes": len(nodes),
             "hives": rows,
-            **_page(one for one in nodes if str(one["name"]) > _after(request)),
+            **_page((one for one in nodes if str(one["name"]) > _after(request)), request),
         }
 
     def _hives(self) -> list[str]:
@@ -230,7 +252,7 @@ class InventoryVerbs:
             "router_name": row["router_name"],
             "last_seen": row["last_seen"],
             "node_count": row["node_count"],
-            **_page(own),
+            **_page(own, request),
             "updated_at": now_ms,
         }
 
@@ -273,8 +295,10 @@ def _after(request: Request) -> str:
     return text(request, "after") or ""
 
 
-def _page(entries: Iterable[Payload]) -> Payload:
-    """``nodes``: the first entries that fit; ``next`` only when there are more."""
+def _page(entries: Iterable[Payload], request: Request) -> Payload:
+    """``nodes``: all entries, or with ``after`` those that fit; ``next`` only when there are more."""
+    if "after" not in request:
+        return {"nodes": list(entries)}
     taken: list[object] = []
     room, last = _PAGE_BYTES, ""
     for entry in entries:
