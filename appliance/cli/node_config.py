@@ -7,6 +7,7 @@ runtime configuration by message, the place for secrets.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 
@@ -235,7 +236,7 @@ def _logs(args: argparse.Namespace) -> int:
     path = operator.node_path(args.name, "logs")
     if args.follow:
         for line in operator.api.stream(f"{path}?tail={args.tail}&follow=1"):
-            print_json({"line": line}) if args.json else sys.stdout.write(f"{clean(line)}\n")
+            sys.stdout.write(f"{json.dumps({'line': line}) if args.json else clean(line)}\n")
             sys.stdout.flush()
         return ExitCode.OK
 

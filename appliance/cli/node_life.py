@@ -374,4 +374,6 @@ def _config_text(config: dict[str, object]) -> str:
 def _short(value: object) -> str:
     import json
 
+    if isinstance(value, dict) and isinstance(value.get("message"), str):
+        return f"{value.get('code') or 'ERROR'}: {value['message']}"
     return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

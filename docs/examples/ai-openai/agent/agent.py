@@ -65,7 +65,11 @@ class Agent:
                 self.figures.answered += 1
                 self._report(node, None)
                 return answer
-            raise Unavailable(f"there was no answer within {settings.deadline_s:g} s", code="DEADLINE_PASSED")
+            raise Unavailable(
+                f"there was no answer within {settings.deadline_s:g} s",
+                code="DEADLINE_PASSED",
+                remedy="Ask again, or raise deadline_s.",
+            )
         except FluxbeeError as error:
             self.figures.failed += 1
             self._report(node, error)
@@ -99,7 +103,7 @@ class Agent:
             said = answer.choices[0].message
             if not said.tool_calls:
                 if not (said.content or "").strip():
-                    raise Unavailable("the model said nothing", code="MODEL_EMPTY")
+                    raise Unavailable("the model said nothing", code="MODEL_EMPTY", remedy="Ask again.")
                 return said.content or ""
             messages.append(ChatMessage(role="assistant", content=said.content, tool_calls=said.tool_calls))
             for call in said.tool_calls:
@@ -107,7 +111,9 @@ class Agent:
                 result = await run_tool(call, settings.tools, request, node)
                 messages.append(ChatMessage(role="tool", content=result, tool_call_id=call.id))
         raise Unavailable(
-            f"the model still called tools after {settings.tool_rounds} rounds", code="TOOL_ROUNDS_USED_UP"
+            f"the model still called tools after {settings.tool_rounds} rounds",
+            code="TOOL_ROUNDS_USED_UP",
+            remedy="Ask for less at once, or raise tool_rounds.",
         )
 
     def _report(self, node: Node, error: FluxbeeError | None) -> None:

@@ -20,6 +20,7 @@ __all__ = ["MAX_BODY_BYTES", "Response", "post"]
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 CONNECT_TIMEOUT_S = 10.0
+_REMEDY = "Check base_url, and that this box reaches it."
 _CHUNK_BYTES = 65536
 _BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 """Where distributions keep their certificates; a frozen program's OpenSSL may look elsewhere."""
@@ -59,11 +60,17 @@ async def post(
             finally:
                 await trio.aclose_forcefully(stream)
     except trio.TooSlowError as error:
-        raise Unreachable(f"{where} did not answer within {timeout_s:g} s", code="MODEL_TIMEOUT") from error
+        raise Unreachable(
+            f"{where} did not answer within {timeout_s:g} s", code="MODEL_TIMEOUT", remedy=_REMEDY
+        ) from error
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        raise Unreachable(f"{where} cannot be reached: {_reason(error)}", code="MODEL_UNREACHABLE") from error
+        raise Unreachable(
+            f"{where} cannot be reached: {_reason(error)}", code="MODEL_UNREACHABLE", remedy=_REMEDY
+        ) from error
     except h11.RemoteProtocolError as error:
-        raise Unavailable(f"{where} does not speak HTTP: {error}", code="MODEL_GARBAGE") from error
+        raise Unavailable(
+            f"{where} does not speak HTTP: {error}", code="MODEL_GARBAGE", remedy=_REMEDY
+        ) from error
 
 
 async def _connect(host: str, port: int, *, is_secure: bool, ca_file: str | None) -> trio.abc.Stream:
@@ -123,7 +130,7 @@ async def _exchange(
         elif isinstance(event, h11.Data):
             received += event.data
             if len(received) > MAX_BODY_BYTES:
-                raise Unavailable("the model's answer is too large", code="MODEL_GARBAGE")
+                raise Unavailable("the model's answer is too large", code="MODEL_GARBAGE", remedy=_REMEDY)
         elif isinstance(event, h11.EndOfMessage):
             break
         elif isinstance(event, h11.ConnectionClosed):

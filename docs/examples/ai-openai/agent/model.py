@@ -25,6 +25,7 @@ log = get_logger("ai.openai")
 
 BASE_PAUSE_S = 0.5
 CAP_PAUSE_S = 20.0
+_LATER = "Ask again later."
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,9 +148,13 @@ def _read(response: Response) -> Completion:
     try:
         answer = msgspec.json.decode(response.body, type=Completion)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Unavailable("the model's answer is not what the API promises", code="MODEL_GARBAGE") from None
+        raise Unavailable(
+            "the model's answer is not what the API promises",
+            code="MODEL_GARBAGE",
+            remedy="Check that base_url is an endpoint of the chat completions API.",
+        ) from None
     if not answer.choices:
-        raise Unavailable("the model's answer has no choice", code="MODEL_GARBAGE")
+        raise Unavailable("the model's answer has no choice", code="MODEL_GARBAGE", remedy=_LATER)
     return answer
 
 
@@ -169,7 +174,9 @@ def _error_of(response: Response) -> FluxbeeError:
     if status == 429:
         return Busy(f"the model endpoint is busy or the quota is used up{said}", code="MODEL_BUSY")
     if status >= 500 or status == 408:
-        return Unavailable(f"the model endpoint failed with HTTP {status}{said}", code="MODEL_FAILED")
+        return Unavailable(
+            f"the model endpoint failed with HTTP {status}{said}", code="MODEL_FAILED", remedy=_LATER
+        )
     return Refused(
         f"the model endpoint refuses the request with HTTP {status}{said}",
         code="MODEL_REFUSED",
