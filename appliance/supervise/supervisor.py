@@ -11,97 +11,28 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Literal, Protocol
 
-import msgspec
 import trio
 
-from appliance.keeper.nodes_protocol import NodeEnded, NodeLaunch, NodeProcess
+from appliance.keeper.nodes_protocol import NodeLaunch, NodeProcess, StopSignal
 from appliance.system.clock import Clock
 from appliance.system.log import get_logger
 from appliance.wire.errors import Busy, Conflict, FluxbeeError, Unavailable
 
 from .backoff import RestartPolicy
 from .lifecycle import Command, Forget, NodeEnd, NodeLifecycle, Phase, Start, Stop
+from .processes import ManagedProcess, NodeKeeper, SupervisorStatistics
 from .restarts import RestartLedger
 
-__all__ = ["ManagedProcess", "NodeKeeper", "StopSignal", "Supervisor", "SupervisorStatistics"]
+__all__ = ["Supervisor"]
 
 log = get_logger("supervise")
-
-StopSignal = Literal["SIGTERM", "SIGKILL"]
 
 _LAUNCH_S = 10.0
 """A launch that the keeper did not answer by then has failed."""
 
 _SLACK_S = 5.0
 """How much longer than its grace a stop may take, for the keeper to kill and to say so."""
-
-_EVENTS_AGAIN_S = 1.0
-
-
-class NodeKeeper(Protocol):
-    """The keeper's side, as :class:`appliance.keeper.trio_plane.TrioPlane` has it."""
-
-    @property
-    def node_events(self) -> trio.MemoryReceiveChannel[NodeEnded]:
-        """Ends of node processes; after :meth:`follow_nodes`."""
-
-    async def start_node(self, launch: NodeLaunch) -> NodeProcess:
-        """Start a process; ``Conflict`` ``NODE_RUNNING`` when one of that name lives."""
-
-    async def stop_node(
-        self, name: str, *, signal: StopSignal = "SIGTERM", grace_s: float | None = None
-    ) -> object:
-        """Have a process ended; its end comes as an event."""
-
-    async def forget_node(self, name: str) -> None:
-        """Drop the record of an ended process."""
-
-    async def nodes(self) -> list[NodeProcess]:
-        """All records."""
-
-    async def follow_nodes(self) -> None:
-        """Send events from now on."""
-
-
-class ManagedProcess(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one node's process.
-
-    ``started_at_ms`` is wall clock; ``exit_code`` and ``exit_signal`` are those of the last end;
-    ``retry_in_s`` counts down a waiting restart; ``trouble`` is why the last launch failed.
-    """
-
-    name: str
-    unit: str
-    phase: Phase
-    active: bool
-    has_process: bool
-    pid: int | None
-    started_at_ms: int | None
-    exit_code: int | None
-    exit_signal: int | None
-    oom_killed: bool
-    restarts: int
-    failures: int
-    retry_in_s: float | None
-    trouble: str | None
-
-
-class SupervisorStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start of this plane, and what is held now."""
-
-    nodes: int
-    active: int
-    waiting: int
-    parked: int
-    launches: int
-    launch_failures: int
-    ends: int
-    restarts: int
-    adopted: int
-    keeper_errors: int
-    ledger_failures: int
 
 
 class _Entry:

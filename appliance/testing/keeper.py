@@ -1,6 +1,6 @@
 """A keeper without processes: what a supervisor asks of it is recorded, what happens is said by the test.
 
-Satisfies :class:`appliance.supervise.supervisor.NodeKeeper`, with the refusals of the real one. A stop ends
+Satisfies :class:`appliance.supervise.processes.NodeKeeper`, with the refusals of the real one. A stop ends
 the process at once unless the name is in ``stubborn``.
 """
 

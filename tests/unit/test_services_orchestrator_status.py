@@ -4,7 +4,7 @@ from appliance.services.orchestrator.status import NodeFacts, inferred_health, l
 from appliance.supervise.instance import FileFacts
 from appliance.supervise.lifecycle import Phase
 from appliance.supervise.node_config import SystemPart
-from appliance.supervise.supervisor import ManagedProcess
+from appliance.supervise.processes import ManagedProcess
 
 GOOD, BAD, NONE = FileFacts(True, True, 1), FileFacts(True, False, 1), FileFacts()
 LIVE = {Phase.STARTING, Phase.RUNNING, Phase.STOPPING}

@@ -11,11 +11,11 @@ from typing import Final
 
 import trio
 
+from appliance.keeper.nodes_protocol import StopSignal
 from appliance.keeper.numbers import ROUTING_PLANE
 from appliance.supervise.instance import Instance, Removed
 from appliance.supervise.names import NodeName, check_spawnable, unit_name
 from appliance.supervise.node_config import system_part
-from appliance.supervise.supervisor import StopSignal
 from appliance.system.log import get_logger
 from appliance.wire import verbs
 from appliance.wire.errors import Conflict, FluxbeeError, Invalid, Unavailable

@@ -17,8 +17,9 @@ import trio
 from appliance.sdk import Node, system_reply
 from appliance.store.files import durable_replace
 from appliance.supervise.backoff import RestartPolicy
+from appliance.supervise.processes import NodeKeeper
 from appliance.supervise.restarts import RestartLedger
-from appliance.supervise.supervisor import NodeKeeper, Supervisor
+from appliance.supervise.supervisor import Supervisor
 from appliance.system.clock import Clock, SystemClock
 from appliance.system.log import get_logger
 from appliance.wire import verbs

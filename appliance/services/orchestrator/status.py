@@ -16,8 +16,8 @@ from appliance.supervise.instance import FileFacts, Instance
 from appliance.supervise.lifecycle import Phase
 from appliance.supervise.names import NodeName, unit_name
 from appliance.supervise.node_config import SystemPart, system_part
+from appliance.supervise.processes import ManagedProcess
 from appliance.supervise.status_version import StatusVersions
-from appliance.supervise.supervisor import ManagedProcess
 from appliance.system.clock import iso_seconds
 from appliance.wire import verbs
 from appliance.wire.errors import FluxbeeError, NotFound
