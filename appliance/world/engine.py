@@ -34,6 +34,7 @@ from .namespaces import new_id, new_token, token_hash
 from .records import CONFIG, NAMESPACE, NAMESPACE_GONE
 from .types import (
     INTERNAL,
+    MAX_BODY_BYTES,
     AdminConfig,
     BatchReport,
     Caller,
@@ -50,9 +51,6 @@ from .types import (
 from .updates import Listener
 
 __all__ = ["MAX_BODY_BYTES", "Listing", "WorldEngine"]
-
-MAX_BODY_BYTES = 32 << 20
-"""Hard ceiling of the body limits (EP-81); a batch is one append of the journal."""
 
 _COUNT_PAGE = 2000
 

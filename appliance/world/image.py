@@ -154,7 +154,7 @@ def read_copy(stream: BinaryIO, seq: int) -> Iterator[bytes]:
         digest, total, first = hashlib.sha256(), 0, True
         while True:
             size, count, crc = _CHUNK.unpack(_exactly(stream, _CHUNK.size))
-            if not size:
+            if not size and not count and not crc:
                 break
             body = _exactly(stream, size)
             if crc32(body) != crc:

@@ -11,10 +11,12 @@ from typing import Literal
 
 import msgspec
 
+from appliance.settings.own import World
 from appliance.wire.errors import Busy, Refused
 
 __all__ = [
     "INTERNAL",
+    "MAX_BODY_BYTES",
     "AdminConfig",
     "BatchReport",
     "Caller",
@@ -33,6 +35,10 @@ __all__ = [
     "WorldOptions",
     "WorldStatistics",
 ]
+
+
+MAX_BODY_BYTES = 32 << 20
+"""Hard ceiling of the body limits (EP-81): a batch is one append of the journal."""
 
 
 class Unauthorized(Refused):
@@ -196,6 +202,30 @@ class WorldOptions(msgspec.Struct, frozen=True, kw_only=True):
     publisher_window_s: float = 10.0
     map_bytes: int = 16 << 30
     segment_bytes: int = 16 << 20
+
+    @classmethod
+    def of(cls, world: World, *, map_bytes: int = 16 << 30) -> WorldOptions:
+        """Options from the section ``world`` and from ``regions.disk_map_bytes``."""
+        limits = world.limits
+        return cls(
+            auth_enabled=world.auth_enabled,
+            defaults=AdminConfig(
+                rate_limit_enabled=limits.enabled,
+                rate_limit_per_namespace_per_minute=limits.per_namespace_per_minute,
+                body_size_limit_single_bytes=min(limits.single_bytes, MAX_BODY_BYTES),
+                body_size_limit_batch_bytes=min(limits.batch_bytes, MAX_BODY_BYTES),
+            ),
+            per_source_per_minute=limits.per_source_per_minute,
+            max_batch_delete=world.max_batch_delete,
+            max_entities=world.max_entities,
+            entity_bytes=world.entity_bytes,
+            overlay_bytes=world.overlay_bytes,
+            retention_bytes=world.retention_bytes,
+            retention_s=world.retention_days * 86_400.0,
+            dedup_events=world.dedup_events,
+            publisher_window_s=float(world.publisher_window_s),
+            map_bytes=map_bytes,
+        )
 
 
 class WorldMetrics(msgspec.Struct, frozen=True, kw_only=True):
