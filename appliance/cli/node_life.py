@@ -336,10 +336,12 @@ def _print_status(payload: dict[str, object]) -> None:
     sys.stdout.write(f"{paint(clean(status.get('node_name')), 'bold', sys.stdout)}\n")
     error = status.get("last_error")
     source = str(status.get("health_source") or "").replace("_", " ").lower()
+    told_by = f" ({source})" if source not in ("", "unknown") else ""
+    state = status.get("lifecycle_state")
     print_fields(
         [
-            ("state", status.get("lifecycle_state")),
-            ("health", f"{status.get('health_state')} ({source})"),
+            ("state", state),
+            ("health", f"{status.get('health_state')}{told_by}"),
             ("last error", _short(error)),
             (
                 "runtime",
@@ -350,7 +352,7 @@ def _print_status(payload: dict[str, object]) -> None:
             ("pid", process.get("pid")),
             ("started", process.get("started_at")),
             ("restarts", process.get("restart_count")),
-            ("exit code", process.get("exit_code") if process.get("pid") is None else None),
+            ("exit code", process.get("exit_code") if state in ("STOPPED", "FAILED") else None),
             ("config", _config_text(config)),
             ("ilk", identity.get("ilk_id")),
             ("tenant", identity.get("tenant_id")),

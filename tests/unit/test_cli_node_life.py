@@ -164,7 +164,7 @@ def test_status(api, run, capsys):
         "last_error": {"code": "NO_KEY", "message": "there is no key"},
         "extensions": {"answered": 7},
     }
-    api.on(f"GET {PATH}/status", status("RUNNING", "DEGRADED", **whole))
+    api.on(f"GET {PATH}/status", status("FAILED", "DEGRADED", **whole))
     assert run("status", "AI.x") == ExitCode.FAILED
     told = capsys.readouterr().out
     for words in (
