@@ -14,7 +14,7 @@ from appliance.services.runtime import run_service
 from appliance.services.world import WorldService
 from appliance.settings import Settings
 from appliance.system import log as logs
-from appliance.world import AdminConfig, WorldEngine, WorldOptions
+from appliance.world import WorldEngine, WorldOptions
 
 from .hive import Hive, Seams
 
@@ -57,20 +57,7 @@ async def world_plane(
 
 def world_options(settings: Settings) -> WorldOptions:
     """What the engine takes from the settings."""
-    world = settings.world
-    limits = world.limits
-    return WorldOptions(
-        auth_enabled=world.auth_enabled,
-        defaults=AdminConfig(
-            rate_limit_enabled=limits.enabled,
-            rate_limit_per_namespace_per_minute=limits.per_namespace_per_minute,
-            body_size_limit_single_bytes=limits.single_bytes,
-            body_size_limit_batch_bytes=limits.batch_bytes,
-        ),
-        max_batch_delete=world.max_batch_delete,
-        publisher_window_s=float(world.publisher_window_s),
-        map_bytes=settings.regions.disk_map_bytes,
-    )
+    return WorldOptions.of(settings.world, map_bytes=settings.regions.disk_map_bytes)
 
 
 async def _health(hive: Hive, engine: WorldEngine) -> Health:
