@@ -70,7 +70,7 @@ async def control_plane(
         figures["packages"] = software.publish.statistics
         figures["updates"] = software.updates.statistics
         figures["history"] = software.history.statistics
-    application = admin_application(
+    application, streams = admin_application(
         hive,
         admin,
         health,
@@ -98,6 +98,7 @@ async def control_plane(
             error_shape=envelope_shape,
         )
         await nursery.start(admin.run)
+        nursery.start_soon(streams.run)
         opened = await nursery.start(serve, application, door)
         figures["door"] = opened.statistics
         log.info("admin_listens", address=f"http://{opened.addresses[0]}")

@@ -18,6 +18,7 @@ from appliance.services.admin import AdminService, Direct, NodeLogs, Streams
 from appliance.services.health import HealthReport, HealthService
 from appliance.services.orchestrator import OrchestratorService
 from appliance.system import log as logs
+from appliance.wire.errors import FluxbeeError
 from appliance.wire.names import full_name
 
 from .hive import Hive
@@ -54,8 +55,8 @@ def admin_application(
     dial: Dial,
     keeper: TrioPlane | None,
     figures: Mapping[str, Figures],
-) -> AdminApp:
-    """What the admin door serves."""
+) -> tuple[AdminApp, Streams]:
+    """What the admin door serves, and its streams, whose :meth:`run` the control plane runs."""
 
     async def dropped_bytes(name: str) -> int:
         known = await keeper.nodes() if keeper is not None else []
@@ -66,21 +67,25 @@ def admin_application(
     if orchestrator is not None:
         direct[full_name("SY.orchestrator", hive.hive_id)] = orchestrator.answer_here
     admin.bind(overview=_overview(hive, health, orchestrator), logs=node_logs.tail, direct=direct)
+    streams = Streams(node_logs, dial, hive.paths, admin.counts)
     page = Path(appliance.http.admin.__file__).parent / "page"
     parts = AdminParts(
-        health=_health(health),
-        metrics=_metrics(hive, admin, figures),
-        streams=Streams(node_logs, dial, hive.paths, admin.counts),
+        health=_health(health, admin),
+        metrics=_metrics(hive, admin, keeper, figures),
+        streams=streams,
         page=Page(page) if (page / "index.html").is_file() else None,
     )
-    return AdminApp(admin, parts)
+    return AdminApp(admin, parts), streams
 
 
-def _health(health: HealthService) -> Callable[[], Awaitable[Health]]:
+def _health(health: HealthService, admin: AdminService) -> Callable[[], Awaitable[Health]]:
     async def source() -> Health:
         report = await health.report()
+        reasons = report.reasons
+        if not admin.is_connected:
+            reasons = (*reasons, "SY.admin is not connected to the router")
         planes = {f"plane.{plane.name}": plane.state for plane in report.planes}
-        return Health(reasons=report.reasons, facts={**report.facts, **planes})
+        return Health(reasons=reasons, facts={**report.facts, **planes})
 
     return source
 
@@ -111,8 +116,10 @@ def _overview(
 
 
 def _metrics(
-    hive: Hive, admin: AdminService, figures: Mapping[str, Figures]
+    hive: Hive, admin: AdminService, keeper: TrioPlane | None, figures: Mapping[str, Figures]
 ) -> Callable[[], Awaitable[bytes]]:
+    build = {"version": __version__, "hive": hive.hive_id, "role": hive.settings.role}
+
     def told(name: str, source: Figures) -> object:
         try:
             return source()
@@ -120,10 +127,17 @@ def _metrics(
             log.exception("statistics_failed", error, code="STATISTICS_FAILED", source=name)
             return None
 
+    async def asked(keeper: TrioPlane) -> object:
+        try:
+            return await keeper.status(timeout_s=ROUTER_FIGURES_S)
+        except FluxbeeError:
+            return None
+
     async def metrics() -> bytes:
-        router = await admin.router_figures(ROUTER_FIGURES_S)
-        build = [("build", {"info": {f"{__version__} {hive.hive_id} {hive.settings.role}": 1}})]
-        own = [(name, told(name, source)) for name, source in figures.items()]
-        return render([*build, ("router", router), *own])
+        sources: list[tuple[str, object]] = [("router", await admin.router_figures(ROUTER_FIGURES_S))]
+        if keeper is not None:
+            sources.append(("keeper", await asked(keeper)))
+        sources += [(name, told(name, source)) for name, source in figures.items()]
+        return render(sources, build=build)
 
     return metrics

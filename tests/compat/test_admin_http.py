@@ -263,7 +263,7 @@ def test_documents_and_page(http):
 
 def test_metrics_tell_of_every_service(http):
     text = http.get("/metrics").text
-    for source in ("router", "admin", "door", "identity", "orchestrator"):
+    for source in ("router", "keeper", "admin", "door", "identity", "orchestrator"):
         assert f'fluxbee_source_up{{source="{source}"}} 1\n' in text
     assert "# TYPE fluxbee_admin_reads " in text
 
@@ -448,6 +448,28 @@ def test_taps_are_bounded_and_are_given_back(hive):
                 await trio.sleep(0.05)
 
     trio.run(body)
+
+
+def test_a_watcher_does_not_hold_up_the_stop(hive_folder):
+    hive = HiveHarness(hive_folder)
+    hive.start()
+    with socket.create_connection(("127.0.0.1", hive.port), timeout=10) as sock:
+        sock.sendall(b"GET /tap HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        seen = b""
+        while b": open" not in seen:
+            seen += sock.recv(65536)
+        assert hive.stop() == 0
+        while chunk := sock.recv(65536):
+            seen += chunk
+    assert seen.endswith(b"0\r\n\r\n")  # the stream was ended, not cut
+
+
+def test_sy_admin_answers_about_its_own_configuration(http):
+    asked = http.post("/hives/motherbee/nodes/SY.admin/control/config-get", content=b"{}").json()
+    assert asked["payload"]["node_ok"] is True
+    body = b'{"schema_version":1,"config_version":1,"apply_mode":"replace","config":{}}'
+    told = http.post("/hives/motherbee/nodes/SY.admin/control/config-set", content=body).json()
+    assert told["payload"]["node_error"]["code"] == "UNSUPPORTED_OPERATION"
 
 
 def test_the_log_of_a_node_is_read_and_followed(hive):

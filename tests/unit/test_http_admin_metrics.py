@@ -60,6 +60,11 @@ def test_what_becomes_of_a_struct():
     assert 'fluxbee_source_up{source="my-service"} 1\n' in text
 
 
+def test_the_build_is_told_in_labels():
+    text = render([], build={"version": "1.0", "hive": "m"}).decode()
+    assert text == '# TYPE fluxbee_build_info gauge\nfluxbee_build_info{version="1.0",hive="m"} 1\n'
+
+
 def test_a_service_that_does_not_tell_is_down_and_hides_nobody():
     text = render([("router", None), ("admin", {"reads": 1})]).decode()
     assert 'fluxbee_source_up{source="router"} 0\n' in text

@@ -20,12 +20,15 @@ _UNFIT: Final = re.compile(r"[^a-zA-Z0-9_]")
 Samples = dict[str, list[tuple[tuple[tuple[str, str], ...], float]]]
 
 
-def render(sources: Iterable[tuple[str, object]]) -> bytes:
+def render(sources: Iterable[tuple[str, object]], *, build: Mapping[str, str] | None = None) -> bytes:
     """The text for ``(service, statistics)`` pairs; statistics that are ``None`` mean: it did not answer.
 
-    ``fluxbee_source_up`` says of each service whether it told its numbers.
+    ``fluxbee_source_up`` says of each service whether it told its numbers; ``build`` becomes the labels of
+    ``fluxbee_build_info``.
     """
     samples: Samples = {}
+    if build is not None:
+        samples["fluxbee_build_info"] = [(tuple(build.items()), 1)]
     for service, statistics in sources:
         up = statistics is not None
         samples.setdefault("fluxbee_source_up", []).append(((("source", service),), float(up)))
@@ -66,7 +69,7 @@ def _name(text: str) -> str:
 
 
 def _kind(name: str) -> str:
-    if name == "fluxbee_source_up":
+    if name in ("fluxbee_source_up", "fluxbee_build_info"):
         return "gauge"
     return "counter" if name.endswith("_total") else "untyped"
 

@@ -20,6 +20,13 @@ from appliance.wire.admin.outcome import AdminCall, AdminOutcome, failure
 from appliance.wire.envelope import Message
 from appliance.wire.errors import FluxbeeError
 from appliance.wire.frames import FrameTooLarge
+from appliance.wire.nodeconfig import (
+    ConfigFault,
+    ConfigResponse,
+    build_config_response,
+    is_config_get,
+    is_config_set,
+)
 
 from .counters import VersionCounters
 from .engine import Engine, LogReader, Overview
@@ -78,6 +85,12 @@ class AdminService:
             self._peers.direct = dict(direct)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the router can be asked."""
+        node = self._peers.node
+        return node is not None and node.is_connected
+
+    @property
     def counts(self) -> Counts:
         """For the parts that count with this service."""
         return self._counts
@@ -111,12 +124,32 @@ class AdminService:
             async with trio.open_nursery() as nursery:
                 under_way = trio.CapacityLimiter(MAX_COMMANDS)
                 async for message in node.receiver:
-                    if message.meta.type != verbs.ADMIN or message.meta.msg != verbs.ADMIN_COMMAND:
-                        continue
-                    nursery.start_soon(self._command, node, message, under_way)
+                    if message.meta.type == verbs.ADMIN and message.meta.msg == verbs.ADMIN_COMMAND:
+                        nursery.start_soon(self._command, node, message, under_way)
+                    elif is_config_get(message) or is_config_set(message):
+                        nursery.start_soon(self._configuration, node, message)
                 nursery.cancel_scope.cancel()
         finally:
             self._peers.node = None
+
+    async def _configuration(self, node: Node, message: Message) -> None:
+        """CONFIG_GET and CONFIG_SET to SY.admin itself: there is nothing to configure by message."""
+        setting = is_config_set(message)
+        fault = ConfigFault(code="UNSUPPORTED_OPERATION", detail="SY.admin is configured in hive.yaml")
+        answer = ConfigResponse(
+            ok=not setting,
+            node_name=node.full_name,
+            state="configured",
+            schema_version=1,
+            config_version=0,
+            effective_config={},
+            error=fault if setting else None,
+        )
+        try:
+            await node.send(build_config_response(message, answer, src=node.uuid))
+        except FluxbeeError as error:
+            self._counts.answers_lost += 1
+            log.info("admin_answer_lost", action=message.meta.msg, error=error.message)
 
     async def _command(self, node: Node, message: Message, under_way: trio.CapacityLimiter) -> None:
         self._counts.commands += 1

@@ -103,10 +103,39 @@ def _overlap(known: Sequence[str], fresh: Sequence[str]) -> int:
     return next((size for size in range(longest, 0, -1) if list(known[-size:]) == list(fresh[:size])), 0)
 
 
+class _Waits:
+    """The waits of all watchers, which end together when the service stops."""
+
+    def __init__(self) -> None:
+        self._scopes: set[trio.CancelScope] = set()
+        self._stopped = False
+
+    async def wait(self, receive: Callable[[], Awaitable[bytes]], timeout_s: float) -> bytes | None:
+        """What ``receive`` gets within ``timeout_s``; ``EOFError`` when the service stops."""
+        event: bytes | None = None
+        if not self._stopped:
+            with trio.move_on_after(timeout_s) as scope:
+                self._scopes.add(scope)
+                try:
+                    event = await receive()
+                finally:
+                    self._scopes.discard(scope)
+        if self._stopped:
+            raise EOFError
+        return event
+
+    def stop(self) -> None:
+        """End all waits, now and later."""
+        self._stopped = True
+        for scope in self._scopes:
+            scope.cancel()
+
+
 class _Lines:
     """A watcher's lines of a log."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, waits: _Waits) -> None:
+        self._waits = waits
         self._in, self._out = trio.open_memory_channel[bytes](LOG_LINES)
         self._counts = counts
 
@@ -118,28 +147,26 @@ class _Lines:
 
     async def next_event(self, timeout_s: float) -> bytes | None:
         """See :class:`appliance.wire.admin.outcome.EventSource`."""
-        with trio.move_on_after(timeout_s):
-            return await self._out.receive()
-        return None
+        return await self._waits.wait(self._out.receive, timeout_s)
 
 
 class _Tap:
     """A watcher's tap."""
 
-    def __init__(self, node: Node, counts: Counts) -> None:
+    def __init__(self, node: Node, counts: Counts, waits: _Waits) -> None:
         self._node = node
+        self._waits = waits
         self._counts = counts
         self._dropped = 0
 
     async def next_event(self, timeout_s: float) -> bytes | None:
         """See :class:`appliance.wire.admin.outcome.EventSource`."""
-        deadline = trio.current_time() + timeout_s
+        return await self._waits.wait(self._next_copy, timeout_s)
+
+    async def _next_copy(self) -> bytes:
         while True:
-            left = deadline - trio.current_time()
             try:
-                message = await self._node.receive(max(left, 0.0))
-            except TimeoutError:
-                return None
+                message = await self._node.receive()
             except Unavailable as error:
                 raise EOFError from error
             self._count_drops()
@@ -169,6 +196,14 @@ class Streams:
         self._counts = counts
         self._taps = 0
         self._readers = 0
+        self._waits = _Waits()
+
+    async def run(self) -> None:
+        """End all streams when cancelled, so that no watcher holds up the stop of the door."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._waits.stop()
 
     @asynccontextmanager
     async def log(self, node_name: str, tail: int) -> AsyncIterator[EventSource]:
@@ -182,7 +217,7 @@ class Streams:
             raise Busy("too many logs are being watched")
         self._readers += 1
         self._counts.streams_open += 1
-        lines = _Lines(self._counts)
+        lines = _Lines(self._counts, self._waits)
         try:
             await self._logs.tail(node_name, 0)
             async with trio.open_nursery() as nursery:
@@ -214,7 +249,7 @@ class Streams:
                 await _ask_for_copies(node, pattern)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_renew, node, pattern)
-                    yield _Tap(node, self._counts)
+                    yield _Tap(node, self._counts, self._waits)
                     nursery.cancel_scope.cancel()
         finally:
             self._taps -= 1
