@@ -14,6 +14,7 @@ import secrets
 import select
 import signal
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from appliance.keeper.nodes_protocol import LAUNCH_TOKEN_ENV
@@ -97,6 +98,8 @@ class Quarry:
                 break
             if self.group is not None:
                 self.group.kill()
+            else:
+                _kill_groups(left)
             for entry in left:
                 killed.add((entry.pid, entry.started))
                 signal_process(entry, signal.SIGKILL)
@@ -122,6 +125,14 @@ class Quarry:
         return adopted and self._variable in environment_of(entry.pid)
 
 
+def _kill_groups(entries: Iterable[ProcessEntry]) -> None:
+    """Kill whole process groups at once: who forks faster than we look is still in its group."""
+    own = os.getsid(0)
+    for group in {entry.group for entry in entries if entry.session != own and entry.group > 1}:
+        with suppress(OSError):
+            os.killpg(group, signal.SIGKILL)
+
+
 def sweep(mint: TokenMint, tree: CgroupTree | None) -> int:
     """End what a keeper of this hive left that was killed; call it while holding the hive's lock.
 
@@ -138,6 +149,7 @@ def sweep(mint: TokenMint, tree: CgroupTree | None) -> int:
         left = _leftovers(mint.needle, spared)
         if not left:
             break
+        _kill_groups(left)
         for entry in left:
             killed.add(entry.pid)
             signal_process(entry, signal.SIGKILL)

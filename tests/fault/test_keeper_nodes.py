@@ -342,26 +342,6 @@ def test_when_a_node_crashes_what_it_left_is_gone_before_the_end_is_told(box: Bo
 
 
 @BOTH
-def test_a_fork_storm_is_ended(box: Box, kind: str) -> None:
-    box.start(
-        """
-        for _ in range(20):
-            if os.fork() == 0:
-                while True:
-                    if os.fork() == 0:
-                        continue
-                    time.sleep(0.02)
-                    os._exit(0)
-        open(OUT + '/storm', 'w').write('on'); time.sleep(600)
-        """
-    )
-    box.said("storm")
-    box.ask("stop", name=NAME, signal="SIGKILL")
-    box.ended()
-    until(lambda: not box.own_processes())
-
-
-@BOTH
 def test_a_clean_stop_of_the_keeper_ends_everybody_and_asks_first(box: Box) -> None:
     box.start(
         """

@@ -87,6 +87,7 @@ def test_who_was_seen_at_the_stop_is_found_without_its_parent(family: Family) ->
 
 def test_who_does_not_end_is_named(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_hunt, "signal_process", lambda entry, signum: False)
+    monkeypatch.setattr(node_hunt, "_kill_groups", lambda entries: None)
     monkeypatch.setattr(node_hunt, "_ROUNDS", 2)
     killed, left = Quarry(family.parent.pid, "-", None).kill()
     assert killed == 2
