@@ -8,6 +8,7 @@ other than stored and deflated. What fails leaves staging to its caller, who rem
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -93,7 +94,9 @@ def unpack_bundle(bundle: Path, staging: Path, limits: TreeLimits) -> Path:
             except _BROKEN as error:
                 raise _no_zip(f"{type(error).__name__}: {error}") from error
     except OSError as error:
-        raise storage_error(error, str(staging)) from error
+        if error.errno == errno.EINVAL:  # an offset in the archive that leads before its beginning
+            raise _no_zip(str(error)) from error
+        raise storage_error(error, error.filename or str(staging)) from error
     return staging / root
 
 

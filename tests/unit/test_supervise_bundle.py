@@ -141,6 +141,15 @@ def test_truncated_bundles_are_refused_wherever_they_end(tmp_path, staging):
         assert refused(tmp_path / "c.zip", staging).code == "INVALID_ZIP"
 
 
+def test_a_hole_in_the_middle_is_refused(tmp_path):
+    whole = make_zip(tmp_path / "b.zip", GOOD).read_bytes()
+    for start in range(0, len(whole) - 60, 11):
+        (tmp_path / "c.zip").write_bytes(whole[:start] + whole[start + 40 :])
+        staging = tmp_path / f"s{start}"
+        staging.mkdir()
+        assert refused(tmp_path / "c.zip", staging).code in ("INVALID_ZIP", "INVALID_REQUEST")
+
+
 def test_a_wrong_checksum_is_found(tmp_path, staging):
     bundle = tmp_path / "b.zip"
     with zipfile.ZipFile(bundle, "w", zipfile.ZIP_STORED) as archive:
