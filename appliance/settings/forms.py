@@ -115,6 +115,14 @@ def _key_32_bytes(text: str) -> bool:
         return False
 
 
+def _host_or_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?(:[0-9]{1,5})?", text) is not None
+    return True
+
+
 def _text(expects: str, pattern: str) -> Form:
     return Form(expects=expects, fits=_matches(pattern), pattern=f"^(?:{pattern})$")
 
@@ -147,6 +155,10 @@ FORMS: dict[str, Form] = {
     "path": _text("a file system path", r"[^\u0000]{1,4096}"),
     "name": _text("a name of 1 to 64 letters, digits, '_', '-' or '.'", r"[A-Za-z0-9_.-]{1,64}"),
     "host": _text("a host name or address without a port", r"[A-Za-z0-9_.:-]{1,253}"),
+    "host_or_network": Form(
+        expects="a host name, name:port, or a network such as 10.0.0.0/8", fits=_host_or_network
+    ),
+    "world_namespace": _text("3 to 32 of a-z, 0-9, '-' and '_'", r"[a-z0-9_-]{3,32}"),
     "origin": Form(
         expects="an origin such as https://panel.example:8443, or *",
         fits=lambda text: text == "*" or (_url("http", "https")(text) and urlsplit(text).path == ""),

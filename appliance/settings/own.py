@@ -28,7 +28,9 @@ __all__ = [
     "Security",
     "Turns",
     "World",
+    "WorldConnectors",
     "WorldOAuth",
+    "WorldSysinfo",
 ]
 
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
@@ -258,6 +260,57 @@ class OAuthClient(Section, frozen=True, kw_only=True):
             secret=True,
         ),
     ] = None
+    authorize_url: Annotated[
+        str | None,
+        key("Where the provider asks its user.", form="http_url", derived="the provider's own address"),
+    ] = None
+    token_url: Annotated[
+        str | None,
+        key("Where the provider gives out tokens.", form="http_url", derived="the provider's own address"),
+    ] = None
+
+
+class WorldConnectors(Section, frozen=True, kw_only=True):
+    """What may feed the world by itself, and which addresses it may ask."""
+
+    enabled: Annotated[bool, key("Whether sources are asked at all; stored ones are kept.")] = True
+    reach: Annotated[
+        Literal["network", "public", "listed"],
+        key(
+            "`network`: any address but this box itself; `public`: no address of a private network either;"
+            " `listed`: only `allowed_hosts`. Link-local addresses (cloud metadata) are never asked."
+        ),
+    ] = "network"
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        key(
+            "Hosts that may be asked whatever `reach` says, this box included: `name`, `name:port` or a"
+            " network such as 10.0.0.0/8.",
+            form="host_or_network",
+        ),
+    ] = ()
+    at_once: Annotated[int, key("Most sources that are asked at the same moment.", ge=1, le=64)] = 4
+    max_sources: Annotated[int, key("Most sources that can be added.", ge=0, le=10_000)] = 256
+    answer_bytes: Annotated[int, key("Largest answer of a source.", ge=_KIB, le=16 * _MIB)] = _MIB
+    timeout_s: Annotated[int, key("Seconds that a source has for its whole answer.", ge=1, le=300)] = 30
+    github_url: Annotated[str, key("GitHub's API; another one for GitHub Enterprise.", form="http_url")] = (
+        "https://api.github.com"
+    )
+
+
+class WorldSysinfo(Section, frozen=True, kw_only=True):
+    """The box as an entity of its own world: processor, memory, disk, temperature, network."""
+
+    enabled: Annotated[bool, key("Whether the box tells the world about itself.")] = True
+    namespace: Annotated[str, key("The entity is `<namespace>/<hive id>`.", form="world_namespace")] = "box"
+    interval_s: Annotated[
+        int,
+        key(
+            "Seconds between two looks; only what changed notably is published.",
+            ge=5,
+            le=86_400,
+        ),
+    ] = 60
 
 
 class WorldOAuth(Section, frozen=True, kw_only=True):
@@ -389,6 +442,8 @@ class World(Section, frozen=True, kw_only=True):
         int, key("Seconds for which a publisher counts as active.", ge=1, le=86_400)
     ] = 10
     limits: RateLimit = field(default_factory=RateLimit)
+    connectors: WorldConnectors = field(default_factory=WorldConnectors)
+    sysinfo: WorldSysinfo = field(default_factory=WorldSysinfo)
     oauth: WorldOAuth = field(default_factory=WorldOAuth)
 
 

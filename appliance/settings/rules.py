@@ -31,7 +31,7 @@ NOTICE_CODES = {
 INERT_ENVIRONMENT = {
     "FLUX_CONFIG": "the TOML file is not read; its values have keys under `world` in hive.yaml",
     "FLUX_NAMESPACE_DB": "namespaces lie in the world journal",
-    "FLUX_CREDENTIALS_DB": "credentials lie in the world journal",
+    "FLUX_CREDENTIALS_DB": "credentials lie in the journal world.connectors",
 }
 """Variables of the reference's world server without effect here."""
 

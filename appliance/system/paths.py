@@ -81,6 +81,16 @@ class Paths:
         return self.state / "world-admin.token"
 
     @property
+    def world_keys(self) -> Path:
+        """Keys under which credentials of connectors are stored, the current one first."""
+        return self.state / "world-credentials.keys"
+
+    @property
+    def spool(self) -> Path:
+        """Uploads that are checked before they are used; nothing here outlives its request."""
+        return self.lib / "spool"
+
+    @property
     def node_uuids(self) -> Path:
         """Persistent L1 uuids, one file per base name."""
         return self.state / "nodes"

@@ -92,6 +92,11 @@ class HiveHarness:
         """Base address of the world's door."""
         return f"http://127.0.0.1:{self.world_port}"
 
+    @property
+    def _world(self) -> dict[str, object]:
+        # The box does not speak of itself: a test knows everything that its world holds.
+        return {"listen": f"127.0.0.1:{self.world_port}", "sysinfo": {"enabled": False}}
+
     def write_config(self) -> None:
         """Write ``hive.yaml``: a motherbee in which every local peer may do everything."""
         value: dict[str, object] = {
@@ -99,14 +104,14 @@ class HiveHarness:
             "role": "motherbee",
             "planes": self.planes,
             "admin": {"listen": f"127.0.0.1:{self.port}"},
-            "world": {"listen": f"127.0.0.1:{self.world_port}"},
+            "world": self._world,
             "security": {"admin_nodes": ["*"], "system_uids": [os.getuid()]},
             "log": {"format": "terminal"},
         }
         given = self._settings.get("world")
         value.update(self._settings)
         if isinstance(given, dict):  # keys of the world's own do not take its port away
-            value["world"] = {"listen": f"127.0.0.1:{self.world_port}", **given}
+            value["world"] = {**self._world, **given}
         self.paths.etc.mkdir(parents=True, exist_ok=True)
         self.paths.hive_yaml.write_text(yaml.safe_dump(value))
 
