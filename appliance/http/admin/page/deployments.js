@@ -24,6 +24,6 @@ export function show(host, hive, signal) {
     fill(drift, table([
       ["When", (one) => when(one.detected_at)], ["Hive", (one) => one.hive_id], ["Category", (one) => one.category],
       ["Severity", (one) => one.severity], ["What", (one) => one.message],
-    ], alerts.entries ?? [], "No drift was seen."));
+    ], (alerts.entries ?? []).filter((one) => !one.synthetic), "No drift was seen."));
   }, 6000, signal, (error) => fill(history, h("p", {class: "bad"}, error.message)));
 }

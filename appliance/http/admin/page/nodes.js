@@ -116,11 +116,11 @@ function nodeDialog(hive, node, again) {
     const log = h("pre", {class: "log", tabindex: "0", "aria-label": "Log"});
     let stored = {};
     form.append(status,
-      node.managed ? [
+      ...(node.managed ? [
         h("h3", {}, "Configuration"), config,
         h("div", {class: "bar"}, h("label", {class: "check"}, replace, "replace all of it (else only what differs is sent)"),
           h("button", {type: "button", class: "primary", onclick: (event) => save(event.target)}, "Save")),
-        h("h3", {}, "Live log"), log] : null,
+        h("h3", {}, "Live log"), log] : []),
       h("p", {class: "actions"}, h("button", {type: "button", onclick: close}, "Close")));
     refresh(async () => fill(status, described((await get(`${path}/status`)).node_status)), 2000, leaving.signal,
       (error) => fill(status, h("p", {class: "bad"}, error.message)));
