@@ -62,7 +62,7 @@ class Script(Peers):
         self.asked.append((dst, action, dict(payload)))
         return await self._say(action, payload)
 
-    async def system(self, dst, verb, payload, timeout_s):
+    async def system(self, dst, verb, payload, timeout_s, *, action=""):
         self.asked.append((dst, verb, dict(payload)))
         return await self._say(verb, payload)
 
@@ -341,7 +341,8 @@ async def test_large_questions_and_answers_go_by_hand():
     assert msgspec.json.decode(answer)["nodes"] == ["x"]
     big = {"files": "x" * MAX_FRAME_BYTES}
     await peers.admin("SY.orchestrator@m", "publish_runtime_package", big, 5)
-    assert asked == ["list_nodes", "publish_runtime_package"]
+    await peers.system("SY.orchestrator@m", "INVENTORY_REQUEST", {}, 5, action="inventory")
+    assert asked == ["list_nodes", "publish_runtime_package", "inventory"]
 
 
 @on_trio

@@ -184,7 +184,9 @@ class Engine:
         return fold(plan.action, answer, plan.statuses)
 
     async def _ask_system(self, plan: Plan) -> AdminOutcome:
-        answer = await self.peers.system(plan.dst, plan.verb, plan.payload, plan.timeout_s)
+        answer = await self.peers.system(
+            plan.dst, plan.verb, plan.payload, plan.timeout_s, action=plan.action
+        )
         return fold(plan.action, answer, plan.statuses)
 
     async def _list_actions(self, plan: Plan) -> AdminOutcome:

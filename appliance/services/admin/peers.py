@@ -92,9 +92,21 @@ class Peers:
         """Ask a service for an admin action (``node-protocol §5.7``, third form); errors as :meth:`ask`."""
         meta = Meta(type=verbs.ADMIN, action=action, action_class=classify_admin_action(action))
         message = build_message(src=self._uuid, dst=dst, payload=dict(payload), meta=meta)
-        direct = self.direct.get(dst)
+        return await self._ask_or_fetch(message, action, payload, timeout_s)
+
+    async def _ask_or_fetch(
+        self,
+        message: Message,
+        action: str,
+        payload: Mapping[str, object],
+        timeout_s: float,
+        *,
+        reply_verb: str | None = None,
+    ) -> bytes:
+        """Ask by message, and by hand where question or answer do not fit into one."""
+        direct = self.direct.get(message.routing.dst or "")
         try:
-            answer = await self.ask(message, timeout_s)
+            answer = await self.ask(message, timeout_s, reply_verb=reply_verb)
         except FrameTooLarge:
             if direct is None:
                 raise
@@ -110,12 +122,14 @@ class Peers:
             return bytes(raw_json(dict(await direct(action, payload))))
         raise Unavailable(f"no reply to {action} within {timeout_s:g} s", code="TIMEOUT")
 
-    async def system(self, dst: str, verb: str, payload: Mapping[str, object], timeout_s: float) -> bytes:
-        """Ask with a system verb; errors as :meth:`ask`."""
+    async def system(
+        self, dst: str, verb: str, payload: Mapping[str, object], timeout_s: float, *, action: str = ""
+    ) -> bytes:
+        """Ask with a system verb, which is ``action`` when it is asked by hand; errors as :meth:`ask`."""
         meta = Meta(type=verbs.SYSTEM, msg=verb, action_class=classify_system_message(verb))
         message = build_message(src=self._uuid, dst=dst, payload=dict(payload), meta=meta)
         answer = verbs.INVENTORY_RESPONSE if verb == verbs.INVENTORY_REQUEST else verbs.response_verb(verb)
-        return await self.ask(message, timeout_s, reply_verb=answer)
+        return await self._ask_or_fetch(message, action or verb, payload, timeout_s, reply_verb=answer)
 
     def config_changed(self, subsystem: str, version: int, config: object) -> Message:
         """CONFIG_CHANGED for every node of this hive; it never leaves the hive (``node-protocol §5.3``)."""
