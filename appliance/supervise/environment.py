@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from appliance.wire.errors import Damaged, Misconfigured
 
 from .instance import Instance
 
-__all__ = ["BIN_ENV", "LaunchMaker", "package_limits", "program_for_nodes"]
+__all__ = ["BIN_ENV", "LaunchMaker", "hand_over", "package_limits", "program_for_nodes"]
 
 BIN_ENV = "FLUXBEE_BIN"
 """Path of a program that is ``fluxbee``: a node's start script calls ``"$FLUXBEE_BIN" node run …``."""
@@ -119,6 +120,7 @@ class LaunchMaker:
         """
         settings = self._settings
         instance = Instance(self._paths, name)
+        hand_over(instance, settings.node_user)
         limits = package_limits(package, settings.limits)
         return NodeLaunch(
             name=name,
@@ -151,12 +153,42 @@ class LaunchMaker:
 
     def _home(self) -> str:
         user = self._settings.node_user
-        if not user:
-            return self._outer.get("HOME") or "/"
-        try:
-            return pwd.getpwnam(user).pw_dir
-        except KeyError:
-            raise Misconfigured(
-                f"hive.yaml: orchestrator.node_user: there is no account {user!r}",
-                remedy="Create the account, or leave the key empty.",
-            ) from None
+        return _account(user).pw_dir if user else self._outer.get("HOME") or "/"
+
+
+def hand_over(instance: Instance, user: str) -> None:
+    """Make an instance's directory and files those of the account ``user``; nothing when that is empty.
+
+    A node that runs as another account reads its configuration and writes its state there. Links are never
+    followed, and a file with a second name is left alone: the account could have made it point elsewhere.
+
+    Raises:
+        Misconfigured: there is no such account.
+        Unavailable: we may not, or the medium refuses.
+    """
+    if not user:
+        return
+    account = _account(user)
+    try:
+        if instance.directory.parent.is_dir():
+            instance.directory.parent.chmod(0o711)  # to pass, not to list
+        for path in (instance.directory, instance.config_path, instance.state_path):
+            try:
+                at = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            linked = not stat.S_ISDIR(at.st_mode) and (not stat.S_ISREG(at.st_mode) or at.st_nlink > 1)
+            if at.st_uid != account.pw_uid and not linked:
+                os.lchown(path, account.pw_uid, account.pw_gid)
+    except OSError as error:
+        raise storage_error(error, str(instance.directory)) from error
+
+
+def _account(user: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(user)
+    except KeyError:
+        raise Misconfigured(
+            f"hive.yaml: orchestrator.node_user: there is no account {user!r}",
+            remedy="Create the account, or leave the key empty.",
+        ) from None

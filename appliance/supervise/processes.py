@@ -30,8 +30,8 @@ class NodeKeeper(Protocol):
 
     async def stop_node(
         self, name: str, *, signal: StopSignal = "SIGTERM", grace_s: float | None = None
-    ) -> object:
-        """Have a process ended; its end comes as an event."""
+    ) -> NodeProcess:
+        """Have a process ended; its end comes as an event; ``NotFound`` without a record."""
 
     async def forget_node(self, name: str) -> None:
         """Drop the record of an ended process."""

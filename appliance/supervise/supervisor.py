@@ -17,7 +17,7 @@ import trio
 from appliance.keeper.nodes_protocol import NodeLaunch, NodeProcess, StopSignal
 from appliance.system.clock import Clock
 from appliance.system.log import get_logger
-from appliance.wire.errors import Busy, Conflict, FluxbeeError, Unavailable
+from appliance.wire.errors import Busy, Conflict, FluxbeeError, NotFound, Unavailable
 
 from .backoff import RestartPolicy
 from .lifecycle import Command, Forget, NodeEnd, NodeLifecycle, Phase, Start, Stop
@@ -113,15 +113,15 @@ class Supervisor:
     async def _follow(self) -> None:
         async for event in self._keeper.node_events:
             entry = self._entries.get(event.process.name)
-            if entry is None or entry.gone == _mark(event.process):
-                continue
-            self._ends += 1
-            self._on_end(entry, event.process)
+            if entry is not None:
+                self._on_end(entry, event.process)
 
     def _on_end(self, entry: _Entry, process: NodeProcess) -> None:
         known = entry.process
-        if known is not None and known.started_at_ms > process.started_at_ms:
-            return  # an older process of this name
+        older = known is not None and known.started_at_ms > process.started_at_ms
+        if older or entry.gone == _mark(process):
+            return  # an older process of this name, or one whose end was dealt with
+        self._ends += 1
         end = self._note_end(entry, process)
         before = entry.life.phase
         self._do(entry, entry.life.ended(self._clock.monotonic(), end))
@@ -376,10 +376,17 @@ class Supervisor:
     async def _stop(self, entry: _Entry, command: Stop) -> None:
         signal: StopSignal = "SIGKILL" if command.signal == "SIGKILL" else "SIGTERM"
         try:
-            await self._keeper.stop_node(entry.launch.name, signal=signal, grace_s=command.grace_s)
+            process = await self._keeper.stop_node(entry.launch.name, signal=signal, grace_s=command.grace_s)
+        except NotFound:
+            # Its end was never told: the record is gone, and with it the process.
+            self._keeper_errors += 1
+            self._do(entry, entry.life.ended(self._clock.monotonic(), NodeEnd()))
         except FluxbeeError as error:
             self._keeper_errors += 1
             log.warning("node_not_stopped", code="NODE_NOT_STOPPED", node=entry.launch.name, error=str(error))
+        else:
+            if process.state == "exited":
+                self._on_end(entry, process)
 
     async def _forget(self, name: str) -> None:
         try:

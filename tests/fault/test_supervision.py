@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -244,5 +245,32 @@ def test_the_router_is_restarted_as_a_node_and_nodes_live_on(hive_folder):
         await until(another)
         after = await running_again(node, "AI.echo.a")
         assert after["process"]["pid"] == before["process"]["pid"]
+
+    in_hive(hive, body)
+
+
+@pytest.mark.privileged
+def test_nodes_run_as_their_own_account_and_can_read_their_configuration(hive_folder):
+    reads = "#!/bin/sh\ncat config.json > /dev/null && echo ok > state.json && exec sleep 3600\n"
+    hive = prepared(hive_folder, node_user="nobody")
+    publish(hive.paths, "wf.reads", reads)
+    hive_folder.chmod(0o755)
+
+    async def body(node):
+        answer = await ask(node, verbs.SPAWN_NODE, spawn_payload("WF.reads", "wf.reads"))
+        assert answer["status"] == "ok", answer
+        directory = hive.paths.nodes / "WF" / "WF.reads@motherbee"
+
+        async def wrote():
+            return (directory / "state.json").exists()
+
+        await until(wrote)
+        account = pwd.getpwnam("nobody").pw_uid
+        assert {path.stat().st_uid for path in (directory, directory / "config.json")} == {account}
+        changed = await ask(node, verbs.NODE_CONFIG_SET, {"node_name": "WF.reads", "config": {"a": 1}})
+        assert changed["status"] == "ok"
+        assert (directory / "config.json").stat().st_uid == account
+        pid = (await status(node, "WF.reads"))["process"]["pid"]
+        assert os.stat(f"/proc/{pid}").st_uid == account
 
     in_hive(hive, body)

@@ -1,11 +1,14 @@
+import stat
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from appliance.settings.own import NodeLimits, Orchestrator
 from appliance.supervise import environment
-from appliance.supervise.environment import LaunchMaker, package_limits, program_for_nodes
+from appliance.supervise.environment import LaunchMaker, hand_over, package_limits, program_for_nodes
+from appliance.supervise.instance import Instance
 from appliance.system.paths import Paths
 from appliance.wire.errors import Damaged, Misconfigured
 
@@ -44,6 +47,26 @@ def test_an_account_that_nobody_has_is_a_mistake_of_the_configuration(tmp_path):
     root = LaunchMaker(Paths(tmp_path), Orchestrator(node_user="root"), {})
     launch = root.launch("AI.a@h", "unit", tmp_path / "s", tmp_path)
     assert (launch.user, launch.env["HOME"]) == ("root", "/root")
+
+
+def test_an_instance_is_handed_to_the_account_and_links_are_left_alone(tmp_path, monkeypatch):
+    instance = Instance(Paths(tmp_path), "AI.a@h")
+    hand_over(instance, "")
+    instance.create_config({})
+    instance.state_path.symlink_to("/etc/passwd")
+    given = []
+    monkeypatch.setattr(environment.os, "lchown", lambda path, uid, gid: given.append((path.name, uid, gid)))
+    monkeypatch.setattr(
+        environment, "_account", lambda user: SimpleNamespace(pw_uid=4711, pw_gid=4712, pw_dir="/x")
+    )
+    hand_over(instance, "nodes")
+    assert given == [("AI.a@h", 4711, 4712), ("config.json", 4711, 4712)]
+    assert stat.S_IMODE(instance.directory.parent.stat().st_mode) == 0o711
+    instance.config_path.rename(tmp_path / "other")
+    instance.config_path.hardlink_to(tmp_path / "other")
+    given.clear()
+    hand_over(instance, "nodes")
+    assert given == [("AI.a@h", 4711, 4712)]
 
 
 def test_limits_of_the_package_come_before_those_of_the_hive(tmp_path):

@@ -131,6 +131,20 @@ def test_a_stop_that_is_not_obeyed_is_an_error_and_may_be_repeated(tmp_path):
     supervised(body, tmp_path)
 
 
+def test_an_end_that_nobody_told_is_found_by_the_stop(tmp_path):
+    async def body(supervisor, keeper):
+        for lose in (lambda: keeper.records.pop(NAME), lambda: keeper.end(NAME, code=1)):
+            await supervisor.start(launch())
+            keeper.followed = False
+            lose()
+            assert supervisor.process(NAME).active
+            assert await supervisor.stop(NAME, grace_s=1) is True
+            assert supervisor.process(NAME).phase is Phase.STOPPED
+            keeper.followed = True
+
+    supervised(body, tmp_path)
+
+
 def test_a_restart_gives_a_new_process(tmp_path):
     async def body(supervisor, keeper):
         await supervisor.start(launch())

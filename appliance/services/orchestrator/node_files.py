@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from appliance.supervise.environment import hand_over
 from appliance.supervise.instance import Instance
 from appliance.supervise.names import NodeName
 from appliance.supervise.node_config import SYSTEM_PATCHES, check_patch, config_version, patched_config
@@ -76,7 +77,7 @@ class NodeFileVerbs:
             now_ms=house.clock.wall_ms(),
         )
         try:
-            await trio.to_thread.run_sync(instance.replace_config, fresh, limiter=house.files)
+            await trio.to_thread.run_sync(self._write, instance, fresh, limiter=house.files)
         except FluxbeeError as error:
             raise _at(error, answer) from error
         version = config_version(fresh)
@@ -125,6 +126,10 @@ class NodeFileVerbs:
             return await trio.to_thread.run_sync(instance.read_config, limiter=self._house.files)
         except FluxbeeError as error:
             raise _at(error, where) from error
+
+    def _write(self, instance: Instance, config: dict[str, object]) -> None:
+        instance.replace_config(config)
+        hand_over(instance, self._house.settings.node_user)
 
     async def _notify(self, name: NodeName, patch: Mapping[str, object], version: int) -> str:
         payload = {
