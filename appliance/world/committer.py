@@ -89,6 +89,7 @@ class WorldCommitter:
         """
         await self._room()
         await self._count_quota(caller)
+        self._check_open()
         flight = self._intake.events(
             events, caller, self._next_seq(), self._clock.wall_ms(), self._clock.monotonic()
         )
@@ -190,8 +191,7 @@ class WorldCommitter:
         self._space.unpark_all()
 
     async def _room(self) -> None:
-        if self.closed is not None:
-            raise self.closed
+        self._check_open()
         if not self._full():
             return
         with trio.move_on_after(ROOM_WAIT_S):
@@ -200,6 +200,10 @@ class WorldCommitter:
         if self._full():
             self.busy += 1
             raise Busy("the world is behind with projecting its events", code=WORLD_BUSY, retry_after_s=1.0)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        """Nothing may come between this and the append: a restore relies on it."""
         if self.closed is not None:
             raise self.closed
 

@@ -450,7 +450,7 @@ class WorldEngine:
         return self._keeping.statistics()
 
     async def settle(self) -> None:
-        """Return when everything committed so far is in the region."""
+        """Return when everything committed so far is in the region; ``Unavailable`` when that fails."""
         await self._keeping.settle()
 
     async def compact(self) -> int:

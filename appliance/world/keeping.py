@@ -54,8 +54,10 @@ PROJECT_AFTER_S = 0.5
 _HURRY_SHARE = 8
 _RETRY_S = 1.0
 _UPKEEP_S = 10.0
+_SETTLE_S = 30.0
 _GHOST_SLICE = 200
-_HISTORY_THREADS = 2
+_HISTORY_THREADS = 1
+"""Walks share what they found of the segments; one is also the cap of DF-14."""
 
 log = get_logger("world")
 R = TypeVar("R")
@@ -215,10 +217,13 @@ class Keeping:
         """See ``WorldEngine.settle``."""
         self.check_ready()
         target = self.state.overlay.front_seq
-        while self.view.env.applied_seq(REGION) < target:
-            self._dirty.set()
-            self._hurry.set()
-            await self._settled.park()
+        with trio.move_on_after(_SETTLE_S):
+            while self.view.env.applied_seq(REGION) < target:
+                self._dirty.set()
+                self._hurry.set()
+                await self._settled.park()
+            return
+        raise Unavailable("the region does not follow", code="WORLD_PROJECTION_FAILED")
 
     # -- reading the past --------------------------------------------------------------------------------
 
@@ -249,15 +254,14 @@ class Keeping:
         return newer and (since >= enough or aged)
 
     async def _cut(self) -> tuple[ReadTxn, ImageHead]:
-        """A view of the region that shows exactly the events up to ``head.seq``."""
+        """A view of the region that shows exactly the events up to ``head.seq``.
+
+        Configuration and namespaces may be newer than that: their records set them again.
+        """
         async with self._projecting:
-            while True:
-                await self._cycle()
-                overlay = self.state.overlay
-                if not overlay.front and not overlay.back:
-                    break
+            await self._cycle()
             head = ImageHead(
-                seq=self.state.overlay.front_seq,
+                seq=self.view.env.applied_seq(REGION),
                 config=self.state.config,
                 namespaces=self.state.registry.all(),
             )
@@ -319,8 +323,6 @@ class Keeping:
                     self.committer.drain()
                     await trio.lowlevel.checkpoint()
                 seq = max(seq, self.state.overlay.front_seq)
-                txn, _ = await self._cut()
-                txn.raw.abort()
                 with trio.CancelScope(shield=True):
                     await self._replace(stream, seq)
             finally:
