@@ -183,6 +183,25 @@ async def test_storage_figures_are_503_when_they_are_not_there(tmp_path):
         assert (outcome.http_status, outcome.error_code) == (502, "TRANSPORT_ERROR")
 
 
+@on_trio
+async def test_pages_of_identities_become_one_list(tmp_path):
+    ids = [f"ilk:{number}" for number in range(7)]
+
+    async def pages(payload):
+        rest = [one for one in ids if one > payload.get("after", "")]
+        shown = rest[: payload.get("limit", 3)]
+        more = {"total": 7, "next_after": shown[-1]} if len(rest) > len(shown) else {}
+        return {"status": "ok", "count": len(shown), "ilks": shown, **more}
+
+    async with engine(tmp_path, Script(ILK_LIST=pages)) as made:
+        whole = msgspec.json.decode((await made.execute(call("list_ilks"))).body())["payload"]
+        assert whole == {"status": "ok", "count": 7, "ilks": ids}
+        page = msgspec.json.decode((await made.execute(call("list_ilks", limit="2"))).body())["payload"]
+        assert (page["count"], page["next_after"]) == (2, "ilk:1")
+        made.peers.answers["ILK_LIST"] = {"status": "error", "error_code": "DB_NOT_READY"}
+        assert (await made.execute(call("list_ilks"))).http_status == 500
+
+
 # --- announcements ---------------------------------------------------------------------------------------
 
 

@@ -154,7 +154,7 @@ _HIVE: Final = (
     _get(f"{_H}/vpns", "list_vpns"),
     _post(f"{_H}/vpns", "add_vpn", bodies.VpnBody, body="strict"),
     _with(_get(f"{_H}/vpns/{{pattern}}", "delete_vpn"), method="DELETE"),
-    _get(f"{_H}/identity/ilks", "list_ilks"),
+    _get(f"{_H}/identity/ilks", "list_ilks", query={"after": "after", "limit": "limit"}),
     _get(f"{_H}/identity/ilks/{{ilk_id}}", "get_ilk"),
     _post(f"{_H}/update", "update", bodies.Update),
     _post(f"{_H}/sync-hint", "sync_hint", bodies.SyncHint),

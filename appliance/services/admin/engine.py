@@ -20,6 +20,7 @@ from appliance.wire.errors import Busy, FluxbeeError, Invalid, Unavailable, Unre
 from .changes import RouteChanges, change_storage
 from .counters import VersionCounters
 from .fold import fold, transport_failure
+from .identities import list_ilks
 from .locks import Place, Turns
 from .nodes import control_node, send_to_node
 from .peers import Peers
@@ -72,6 +73,7 @@ class Engine:
         self._ways: Mapping[Kind, Callable[[Plan], Awaitable[AdminOutcome]]] = {
             Kind.ADMIN: self._ask_admin,
             Kind.SYSTEM: self._ask_system,
+            Kind.ILKS: self._list_ilks,
             Kind.CATALOGUE: self._list_actions,
             Kind.HELP: self._help,
             Kind.ABSENT: self._absent,
@@ -188,6 +190,9 @@ class Engine:
             plan.dst, plan.verb, plan.payload, plan.timeout_s, action=plan.action
         )
         return fold(plan.action, answer, plan.statuses)
+
+    async def _list_ilks(self, plan: Plan) -> AdminOutcome:
+        return await list_ilks(self.peers, plan)
 
     async def _list_actions(self, plan: Plan) -> AdminOutcome:
         return AdminOutcome(http_status=200, status="ok", action=plan.action, payload=self._catalogue)

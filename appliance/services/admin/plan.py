@@ -18,6 +18,7 @@ class Kind(Enum):
 
     ADMIN = "admin"  # `type: admin` to a service, payload = parameters
     SYSTEM = "system"  # a system verb
+    ILKS = "ilks"  # ILK_LIST, page after page
     CATALOGUE = "catalogue"
     HELP = "help"
     MESSAGE = "message"  # sent and not waited for

@@ -208,12 +208,14 @@ class Planner:
     def _identity(self, asked: Asked) -> Plan:
         target = asked.target()
         listing = asked.action == "list_ilks"
+        page: dict[str, object] = {"after": asked.optional_text("after"), "limit": asked.number("limit")}
+        page = {key: value for key, value in page.items() if value is not None}
         return Plan(
             action=asked.action,
-            kind=Kind.SYSTEM,
+            kind=Kind.ILKS if listing else Kind.SYSTEM,
             dst=full_name("SY.identity", target),
             verb=verbs.ILK_LIST if listing else verbs.ILK_GET,
-            payload={} if listing else {"ilk_id": asked.text("ilk_id")},
+            payload=page if listing else {"ilk_id": asked.text("ilk_id")},
             target=target,
             timeout_s=self.timeout_s(asked.action),
         )
