@@ -26,6 +26,8 @@ __all__ = ["add_parser", "diagnostics_main"]
 
 DEFAULT_ACTION = "inventory"
 DEFAULT_TARGET = "SY.admin@motherbee"
+DEFAULT_NAME = "WF.orch.diag"
+"""The name that `security.admin_nodes` allows as it is delivered."""
 DEFAULT_TIMEOUT_S = 15.0
 _HELD = ("ADMIN_ACTION", "ADMIN_TARGET", "ADMIN_TIMEOUT_SECS", "ADMIN_PAYLOAD_TARGET", "ADMIN_PARAMS_JSON")
 
@@ -52,7 +54,9 @@ def add_parser(verbs: Verbs) -> None:
     verb.add_argument("--target", metavar="HIVE", help="hive that the action is for")
     verb.add_argument("--params", metavar="JSON", help="parameters, a JSON object")
     verb.add_argument("--admin", metavar="NAME", help=f"who is asked (default: {DEFAULT_TARGET})")
-    verb.add_argument("--as", metavar="NAME", dest="node_name", help="name to ask as")
+    verb.add_argument(
+        "--as", metavar="NAME", dest="node_name", help=f"name to ask as (default: {DEFAULT_NAME})"
+    )
     verb.add_argument("--request-id", metavar="ID", help="comes back in the answer")
     verb.add_argument("--expect", metavar="STATUS", help="end with 1 when the status is another")
     verb.add_argument(
@@ -62,12 +66,10 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def diagnostics_main() -> int:
-    """``admin_internal_command_diag``: everything comes from the variables."""
-    names = ("action", "target", "params", "admin", "node_name", "request_id", "expect", "timeout", "root")
-    try:
-        return _command(argparse.Namespace(**dict.fromkeys(names)))
-    except KeyboardInterrupt as error:
-        return print_failure(error)
+    """``admin_internal_command_diag``: ``admin-command`` with everything in variables."""
+    from . import main
+
+    return main(["admin-command"])
 
 
 def _command(args: argparse.Namespace) -> int:
@@ -82,12 +84,11 @@ def _command(args: argparse.Namespace) -> int:
 
 async def _ask(args: argparse.Namespace) -> int:
     from appliance.sdk import admin_command
-    from appliance.wire.ids import new_uuid
 
     given = os.environ.get
     params = _params(args.params or given("ADMIN_PARAMS_JSON") or "{}")
     timeout_s = args.timeout if args.timeout is not None else _seconds(given("ADMIN_TIMEOUT_SECS"))
-    name = args.node_name or given("ADMIN_NODE_NAME") or f"WF.admin.diag.{new_uuid()[:8]}"
+    name = args.node_name or given("ADMIN_NODE_NAME") or DEFAULT_NAME
     async with visitor(hive_paths(args), name) as node:
         result = await admin_command(
             node,

@@ -33,35 +33,36 @@ def add_hold_verb(group: Verbs) -> None:
         "hold",
         _hold,
         summary="connect as NAME, answer status requests, do nothing else",
+        details=(
+            "What is not given is taken from the variables INVENTORY_HOLD_NODE_NAME,\n"
+            "INVENTORY_HOLD_NODE_VERSION and INVENTORY_HOLD_SECS."
+        ),
         examples=[
             ("fluxbee node hold WF.test", "until Ctrl-C"),
             ("fluxbee node hold WF.test --seconds 30", "for half a minute"),
         ],
     )
-    verb.add_argument("name", metavar="NAME", help="L2 name, such as WF.test")
-    verb.add_argument("--seconds", metavar="S", type=float, default=0.0, help="how long; 0 is for ever")
-    verb.add_argument("--node-version", metavar="V", default="1.0", help="version that it tells the router")
+    verb.add_argument("name", metavar="NAME", nargs="?", help="L2 name, such as WF.test")
+    verb.add_argument("--seconds", metavar="S", type=float, help="how long; 0 (the default) is for ever")
+    verb.add_argument("--node-version", metavar="V", help="version that it tells the router (default 1.0)")
     add_root_argument(verb)
 
 
-def _hold(args: argparse.Namespace) -> int:
-    return _run(hive_paths(args), args.name, args.node_version, args.seconds)
-
-
 def hold_main() -> int:
-    """``inventory_hold_diag``: as ``node hold``, from INVENTORY_HOLD_NODE_NAME, …_NODE_VERSION, …_SECS."""
+    """``inventory_hold_diag``: ``node hold`` with everything in variables."""
+    from . import main
+
+    return main(["node", "hold"])
+
+
+def _hold(args: argparse.Namespace) -> int:
     from appliance.sdk.managed import NODE_NAME_ENV
 
-    from .output import print_failure
-
     given = os.environ.get
-    try:
-        name = given("INVENTORY_HOLD_NODE_NAME") or given(NODE_NAME_ENV) or DEFAULT_NAME
-        seconds = _number(given("INVENTORY_HOLD_SECS") or "0")
-        version = given("INVENTORY_HOLD_NODE_VERSION") or "1.0"
-        return _run(hive_paths(argparse.Namespace(root=None)), name, version, seconds)
-    except Exception as error:  # noqa: BLE001 - the edge of a program: told, and the exit code says which
-        return print_failure(error)
+    name = args.name or given("INVENTORY_HOLD_NODE_NAME") or given(NODE_NAME_ENV) or DEFAULT_NAME
+    version = args.node_version or given("INVENTORY_HOLD_NODE_VERSION") or "1.0"
+    seconds = args.seconds if args.seconds is not None else _number(given("INVENTORY_HOLD_SECS") or "0")
+    return _run(hive_paths(args), name, version, seconds)
 
 
 def _number(text: str) -> float:
