@@ -222,6 +222,24 @@ def test_a_kill_at_any_step_leaves_nothing_half_installed(tmp_path, step):
     assert (home / "0.1.0/data/x").read_text() == "x" * 10_000
 
 
+@pytest.mark.slow
+@pytest.mark.process
+def test_programs_that_publish_at_once_lose_nothing(tmp_path):
+    dist = make_dist(tmp_path / "lib/dist")
+    versions = [f"1.0.{number}" for number in range(4)]
+    command = [sys.executable, "-c", "import sys; from appliance.cli.publish import main; sys.exit(main())"]
+    environment = {**os.environ, "FLUXBEE_ROOT": str(tmp_path)}
+    source = str(make_package(tmp_path / "p"))
+    programs = [
+        subprocess.Popen([*command, source, "--version", version], env=environment, stdout=subprocess.DEVNULL)
+        for version in versions
+    ]
+    assert [program.wait(60) for program in programs] == [0] * len(versions)
+    entry = read_manifest(dist).manifest.runtimes["ai.greeter"]
+    assert sorted(entry.available) == versions
+    assert sorted(path.name for path in (dist / "runtimes/ai.greeter").iterdir()) == versions
+
+
 # --- a full disk -------------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,8 @@ class History:
     def _keep(self, record: Deployment | DriftAlert) -> None:
         if isinstance(record, DriftAlert):
             self._drift.append(record)
+            if isinstance(record.local_hash, str) and record.hive_id == self._house.hive:
+                self._converged[record.category] = record.local_hash  # told once
             return
         self._deployments.append(record)
         digest = record.manifest_hash
@@ -195,7 +197,6 @@ class History:
         before = self._converged.get(category)
         if before is None or before == digest:
             return
-        self._converged[category] = digest
         await self._record(
             DriftAlert(
                 alert_id=uuid.uuid4().hex,

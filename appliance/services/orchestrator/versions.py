@@ -16,7 +16,7 @@ import trio
 from appliance.supervise.core import read_core, read_vendor
 from appliance.supervise.manifest import MANIFEST_MISSING, read_manifest
 from appliance.supervise.readiness import runtime_readiness
-from appliance.wire.errors import FluxbeeError, NotFound
+from appliance.wire.errors import FluxbeeError, NotFound, Unreachable
 
 from .asked import text
 from .forward import forward
@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 _AT_ONCE: Final = 8
+_ALL_S: Final = 25.0
+"""Below the admin API's 30 s: many silent hives must not keep the others' answers back."""
+
 Optional = msgspec.UnsetType
 
 
@@ -193,11 +196,14 @@ class VersionVerbs:
             async with limit:
                 found[hive] = await self._remote(hive)
 
-        async with trio.open_nursery() as nursery:
-            for hive in others:
-                nursery.start_soon(ask, hive)
+        with trio.move_on_after(_ALL_S):
+            async with trio.open_nursery() as nursery:
+                for hive in others:
+                    nursery.start_soon(ask, hive)
         local = msgspec.to_builtins(await self._local())
-        return {"status": "ok", "hives": [local, *(found[hive] for hive in others)]}
+        silent = Unreachable("no answer in time", code="VERSIONS_FAILED")
+        rows = [found[hive] if hive in found else _failed(hive, silent) for hive in others]
+        return {"status": "ok", "hives": [local, *rows]}
 
     async def _remote(self, hive: str) -> object:
         try:
@@ -206,5 +212,9 @@ class VersionVerbs:
             if answer.get("status") != "ok" or not isinstance(versions, dict):
                 raise NotFound(str(answer.get("message") or "no versions"), code="VERSIONS_FAILED")
         except FluxbeeError as error:
-            return {"hive_id": hive, "status": "error", "message": error.message, "error_code": error.code}
+            return _failed(hive, error)
         return versions
+
+
+def _failed(hive: str, error: FluxbeeError) -> Payload:
+    return {"hive_id": hive, "status": "error", "message": error.message, "error_code": error.code}
