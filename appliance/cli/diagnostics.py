@@ -16,7 +16,7 @@ from appliance.wire.errors import FluxbeeError, Invalid
 
 from .frame import Verbs, add_verb
 from .output import ExitCode, print_failure, print_json
-from .places import add_root_argument, hive_paths, visitor
+from .places import add_root_argument, hive_paths, operator, visitor
 
 if TYPE_CHECKING:
     from appliance.sdk import AdminResult
@@ -26,8 +26,6 @@ __all__ = ["add_parser", "diagnostics_main"]
 
 DEFAULT_ACTION = "inventory"
 DEFAULT_TARGET = "SY.admin@motherbee"
-DEFAULT_NAME = "WF.orch.diag"
-"""The name that `security.admin_nodes` allows as it is delivered."""
 DEFAULT_TIMEOUT_S = 15.0
 _HELD = ("ADMIN_ACTION", "ADMIN_TARGET", "ADMIN_TIMEOUT_SECS", "ADMIN_PAYLOAD_TARGET", "ADMIN_PARAMS_JSON")
 
@@ -54,9 +52,7 @@ def add_parser(verbs: Verbs) -> None:
     verb.add_argument("--target", metavar="HIVE", help="hive that the action is for")
     verb.add_argument("--params", metavar="JSON", help="parameters, a JSON object")
     verb.add_argument("--admin", metavar="NAME", help=f"who is asked (default: {DEFAULT_TARGET})")
-    verb.add_argument(
-        "--as", metavar="NAME", dest="node_name", help=f"name to ask as (default: {DEFAULT_NAME})"
-    )
+    verb.add_argument("--as", metavar="NAME", dest="node_name", help="name to ask as (default: the operator)")
     verb.add_argument("--request-id", metavar="ID", help="comes back in the answer")
     verb.add_argument("--expect", metavar="STATUS", help="end with 1 when the status is another")
     verb.add_argument(
@@ -88,8 +84,9 @@ async def _ask(args: argparse.Namespace) -> int:
     given = os.environ.get
     params = _params(args.params or given("ADMIN_PARAMS_JSON") or "{}")
     timeout_s = args.timeout if args.timeout is not None else _seconds(given("ADMIN_TIMEOUT_SECS"))
-    name = args.node_name or given("ADMIN_NODE_NAME") or DEFAULT_NAME
-    async with visitor(hive_paths(args), name) as node:
+    name = args.node_name or given("ADMIN_NODE_NAME")
+    paths = hive_paths(args)
+    async with visitor(paths, name) if name else operator(paths) as node:
         result = await admin_command(
             node,
             args.action or given("ADMIN_ACTION") or DEFAULT_ACTION,
