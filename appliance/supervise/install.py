@@ -130,7 +130,8 @@ def install_package(
     _check_case(read_manifest(dist), package.name)
     if _is_same(package, target, bounds):
         with locked_manifest(dist):
-            return _report(package, target, _listed(package, dist, now_ms, set_current), copied=False)
+            if target.is_dir():  # nobody removed it since we looked
+                return _report(package, target, _listed(package, dist, now_ms, set_current), copied=False)
     if not movable:
         check_space(runtimes_root(dist), package.size_bytes)
     with _staged(package, target, movable, progress) as staging:
