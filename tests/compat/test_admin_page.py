@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from appliance.testing.hive import HiveHarness
 
 from ..chromium import SMALL, needs_chromium, no_sideways_scrolling, opened, picture
-from .operator import NODE, SETTINGS, Box
+from .operator_box import NODE, SETTINGS, Box
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, needs_chromium]
 

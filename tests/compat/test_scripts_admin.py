@@ -11,7 +11,7 @@ import pytest
 
 from appliance.testing.hive import HiveHarness
 
-from .operator import HELD, NODE, SETTINGS, Box
+from .operator_box import HELD, NODE, SETTINGS, Box
 
 pytestmark = pytest.mark.process
 

@@ -11,7 +11,7 @@ import pytest
 
 from appliance.testing.hive import HiveHarness
 
-from .operator import HELD, NODE, OTHER_TENANT, SETTINGS, SLEEPER, TENANT, Box
+from .operator_box import HELD, NODE, OTHER_TENANT, SETTINGS, SLEEPER, TENANT, Box
 
 pytestmark = pytest.mark.process
 

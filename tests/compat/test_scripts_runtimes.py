@@ -13,7 +13,7 @@ import pytest
 
 from appliance.testing.hive import HiveHarness
 
-from .operator import HELD, NODE, SETTINGS, SLEEPER, TENANT, Box, write_package, write_script, zipped
+from .operator_box import HELD, NODE, SETTINGS, SLEEPER, TENANT, Box, write_package, write_script, zipped
 
 pytestmark = pytest.mark.process
 
