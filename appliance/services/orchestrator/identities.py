@@ -82,6 +82,7 @@ class Identities:
                 code="IDENTITY_REGISTER_FAILED",
                 remedy="Give tenant_id in the request, or set orchestrator.default_tenant_id.",
             )
+        change = _change_of(request)
         ilk_type = "agent" if name.kind == "AI" else "system"
         body = IlkRegister(
             ilk_id=await self._proposal(name, request),
@@ -101,26 +102,14 @@ class Identities:
             "identity_primary_hive_id": hive_of(PRIMARY_IDENTITY),
             "identity_target": PRIMARY_IDENTITY,
             "register": {"status": "ok", "ilk_id": ilk, "ilk_type": ilk_type, "target": PRIMARY_IDENTITY},
-            "update": await self._update(ilk, request),
+            "update": await self._update(ilk, change),
         }
         return ilk, block
 
-    async def _update(self, ilk: str, request: Request) -> Payload:
-        if not any(request.get(key) for key in _UPDATE_KEYS):
+    async def _update(self, ilk: str, change: IlkUpdate | None) -> Payload:
+        if change is None:
             return {"status": "skipped", "reason": "no_changes"}
-        try:
-            channels = msgspec.convert(request.get("add_channels") or [], tuple[GivenChannel, ...])
-        except msgspec.ValidationError as error:
-            raise Invalid(f"add_channels: {error}", field="add_channels") from error
-        body = IlkUpdate(
-            ilk_id=ilk,
-            add_channels=channels,
-            add_roles=texts(request, "add_roles"),
-            remove_roles=texts(request, "remove_roles"),
-            add_capabilities=texts(request, "add_capabilities"),
-            remove_capabilities=texts(request, "remove_capabilities"),
-            change_reason=text(request, "change_reason"),
-        )
+        body = msgspec.structs.replace(change, ilk_id=ilk)
         await self._ask(verbs.ILK_UPDATE, body, "IDENTITY_UPDATE_FAILED")
         return {"status": "ok", "ilk_id": ilk, "target": PRIMARY_IDENTITY}
 
@@ -177,3 +166,26 @@ class Identities:
         path = self._house.paths.identity_map
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         durable_replace(path, data, 0o600)
+
+
+def _change_of(request: Request) -> IlkUpdate | None:
+    """What the request wants changed of the identity; read before anything is registered.
+
+    Raises:
+        Invalid: a key has another shape.
+    """
+    if not any(request.get(key) for key in _UPDATE_KEYS):
+        return None
+    try:
+        channels = msgspec.convert(request.get("add_channels") or [], tuple[GivenChannel, ...])
+    except msgspec.ValidationError as error:
+        raise Invalid(f"add_channels: {error}", field="add_channels") from error
+    return IlkUpdate(
+        ilk_id="",
+        add_channels=channels,
+        add_roles=texts(request, "add_roles"),
+        remove_roles=texts(request, "remove_roles"),
+        add_capabilities=texts(request, "add_capabilities"),
+        remove_capabilities=texts(request, "remove_capabilities"),
+        change_reason=text(request, "change_reason"),
+    )
