@@ -37,7 +37,8 @@ async def listing(call: Call, engine: WorldEngine) -> Reply | None:
     headers = [JSON, (b"etag", tag), (b"cache-control", b"no-cache")]
     if call.header(b"if-none-match") == tag.decode():
         return Reply(status=304, headers=tuple(headers[1:]))
-    page = pages.page(_PAGE if limit is None else min(limit, _PAGE))  # before the answer begins: may refuse
+    # The first page before the answer begins: it may be refused.
+    page = [] if limit == 0 else pages.page(_PAGE if limit is None else min(limit, _PAGE))
     if len(page) < _PAGE or limit == len(page) or call.scope["method"] == "HEAD":
         return Reply(b"[%b]" % b",".join(page), headers=tuple(headers))
     await call.send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -79,7 +79,9 @@ def _with_id(event: bytes, seed: bytes, number: int) -> bytes:
     keys = _object.decode(event)
     if bytes(keys.get("eventId", b"null")) not in (b"null", b'""'):
         return event
-    made = uuid.UUID(bytes=sha256(seed + number.to_bytes(8, "big")).digest()[:16], version=8)
+    digest = bytearray(sha256(seed + number.to_bytes(8, "big")).digest()[:16])
+    digest[6], digest[8] = digest[6] & 0x0F | 0x80, digest[8] & 0x3F | 0x80  # version 8: of one's own making
+    made = uuid.UUID(bytes=bytes(digest))
     if "eventId" in keys:  # an explicit null or "": the one case in which the text is rebuilt
         keys["eventId"] = msgspec.Raw(b'"%b"' % str(made).encode())
         return msgspec.json.encode(keys)
