@@ -120,7 +120,7 @@ def test_pauses_grow_and_follow_what_is_asked_for(agent):
 def test_a_window_holds_whole_exchanges_within_its_bounds(agent):
     thread = agent.threads.Thread()
     for number in range(5):
-        thread.note(number, f"q{number}", f"a{number}", max_turns=3)
+        thread.note(f"q{number}", f"a{number}", max_turns=3)
     assert [one.content for one in thread.window(9, 1000)] == ["q2", "a2", "q3", "a3", "q4", "a4"]
     assert [one.content for one in thread.window(1, 1000)] == ["q4", "a4"]
     assert [one.content for one in thread.window(9, 7)] == ["q4", "a4"], "half an exchange is none"

@@ -86,7 +86,7 @@ class Agent:
         messages += thread.window(settings.memory_turns, settings.memory_chars)
         messages.append(ChatMessage(role="user", content=question))
         answer = await self._converse(messages, message, node, settings)
-        thread.note(message.meta.thread_seq, question, answer, settings.memory_turns)
+        thread.note(question, answer, settings.memory_turns)
         return answer
 
     async def _converse(

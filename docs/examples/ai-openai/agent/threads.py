@@ -2,7 +2,8 @@
 
 The hive's own memory of a thread comes with each message (``meta.memory_package``) and outlives this process;
 the window holds the last words verbatim, which no summary replaces. Messages of one thread are worked on one
-after another, in their order.
+after another, in the order in which the hive numbers them (``meta.thread_seq``): they arrive in it, and the
+lock is fair.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ class Thread:
 
     def __init__(self) -> None:
         self.turn = trio.Lock()
-        self.last_seq = 0
         self._messages: deque[ChatMessage] = deque()
 
     def window(self, max_turns: int, max_chars: int) -> list[ChatMessage]:
@@ -38,9 +38,8 @@ class Thread:
             chosen.pop(0)
         return chosen
 
-    def note(self, seq: int | None, question: str, answer: str, max_turns: int) -> None:
-        """Remember one exchange; ``seq`` is the thread's own number of the question."""
-        self.last_seq = max(self.last_seq, seq or 0)
+    def note(self, question: str, answer: str, max_turns: int) -> None:
+        """Remember one exchange; ``max_turns`` of them are kept."""
         self._messages.append(ChatMessage(role="user", content=question))
         self._messages.append(ChatMessage(role="assistant", content=answer))
         while len(self._messages) > 2 * max(max_turns, 1):
