@@ -243,6 +243,39 @@ def test_a_version_in_use_stays_and_an_unused_one_goes(tmp_path):
     run(tmp_path / "box", body)
 
 
+def test_other_hives_are_asked_who_runs_what(tmp_path, monkeypatch):
+    row = {
+        "node_name": "AI.far@edge-07",
+        "lifecycle_state": "RUNNING",
+        "runtime": {"name": "ai.greeter", "version": "0.1.0"},
+    }
+
+    async def answers(_house: House, action: str, _request: object, hive: str) -> Payload:
+        if hive == "gone":
+            raise Unavailable("router returned UNREACHABLE", code="NODE_LIST_FAILED")
+        if action == "get_versions":
+            return {"status": "ok", "hive": {"hive_id": hive}}
+        stopped = {**row, "lifecycle_state": "STOPPED"}
+        return {"status": "ok", "nodes": [row, stopped, {"node_name": "SY.x", "runtime": None}, 5]}
+
+    monkeypatch.setattr("appliance.services.orchestrator.usage.forward", answers)
+    monkeypatch.setattr("appliance.services.orchestrator.versions.forward", answers)
+
+    async def body(box: Box) -> None:
+        for hive in ("edge-07", "gone"):
+            (box.paths.hives / hive).mkdir(parents=True)
+        put(box.dist, tmp_path / "a", version="0.1.0")
+        put(box.dist, tmp_path / "b", version="0.2.0", now_ms=6000)
+        error = await box.refused("remove_runtime_version", runtime="ai.greeter", version="0.1.0")
+        usage = error.details["usage_global_visible"]
+        assert [node["node_name"] for node in usage["running_nodes"]] == ["AI.far@edge-07"]
+        assert [one["hive"] for one in usage["skipped_hives"]] == ["gone"]
+        hives = (await box.ask("list_versions"))["hives"]
+        assert [hive.get("error_code") for hive in hives] == [None, None, "NODE_LIST_FAILED"]
+
+    run(tmp_path / "box", body)
+
+
 # --- publishing --------------------------------------------------------------------------------------------
 
 
@@ -526,6 +559,29 @@ def test_our_own_changes_are_no_drift(tmp_path):
         assert all(one["synthetic"] for one in (await box.ask("list_drift_alerts"))["entries"])
 
     run(tmp_path, body)
+
+
+def test_a_new_program_is_a_roll_out_and_no_drift(tmp_path, monkeypatch):
+    program = tmp_path / "program"
+    program.write_bytes(b"one")
+    monkeypatch.setattr("appliance.supervise.core._build", lambda: (program.read_text(), [program]))
+
+    async def first(box: Box) -> None:
+        core = (await box.ask("get_versions"))["hive"]["core"]["manifest_hash"]
+        await box.ask("update", category="core", manifest_hash=core)
+
+    run(tmp_path / "box", first)
+    program.write_bytes(b"two")
+
+    async def second(box: Box) -> None:
+        entries = (await box.ask("list_deployments", category="core"))["entries"]
+        assert [entry["trigger"] for entry in entries] == ["program_changed", "system_update"]
+        core = (await box.ask("get_versions"))["hive"]["core"]["manifest_hash"]
+        assert entries[0]["manifest_hash"] == core
+        assert (await box.ask("update", category="core", manifest_hash=core))["status"] == "ok"
+        assert all(one["synthetic"] for one in (await box.ask("list_drift_alerts"))["entries"])
+
+    run(tmp_path / "box", second)
 
 
 def test_history_that_cannot_be_stored_is_kept_and_counted(tmp_path):

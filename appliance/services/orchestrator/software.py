@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from appliance.supervise.core import ensure_core_manifest
+from appliance.supervise.core import ensure_core_manifest, read_core
 from appliance.supervise.install import clean_leftovers
 from appliance.supervise.manifest import create_manifest
 from appliance.supervise.tree import TreeLimits
@@ -100,20 +100,33 @@ class Software:
         Raises:
             Conflict, Damaged, Unavailable: the history's journal cannot be opened.
         """
-        await trio.to_thread.run_sync(self._prepare, limiter=self._house.files)
+        started_ms = self._house.clock.wall_ms()
+        program = await trio.to_thread.run_sync(self._prepare, limiter=self._house.files)
         async with self.history.opened():
+            if program is not None:
+                await self.history.record_deployment(
+                    "core",
+                    trigger="program_changed",
+                    started_at_ms=started_ms,
+                    result="ok",
+                    manifest_hash=program,
+                )
             yield self
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> str | None:
+        """Make and clean; the hash of the core manifest when the program is another than before."""
         dist = self._house.paths.dist
+        known = (dist / "core" / "manifest.json").exists()
         try:
             if create_manifest(dist, now_ms=self._house.clock.wall_ms()):
                 log.info("runtime_manifest_created", path=str(dist / "runtimes" / "manifest.json"))
             self._leftovers = clean_leftovers(dist)
-            ensure_core_manifest(dist)
+            if ensure_core_manifest(dist) and known:
+                return read_core(dist).hash
         except FluxbeeError as error:
             # The hive runs what it has all the same; verbs that need these files say what is missing.
             log.error("software_not_prepared", code="SOFTWARE_NOT_PREPARED", error=str(error))
+        return None
 
     async def run(self) -> None:
         """Upkeep until cancelled."""
