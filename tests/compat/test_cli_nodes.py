@@ -14,6 +14,7 @@ import pytest
 
 from appliance.cli.output import ExitCode
 from appliance.testing.hive import HiveHarness
+from tests.compat.fake_openai import FakeOpenAI
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -192,3 +193,26 @@ def test_a_node_that_only_holds_its_place(cli):
         process.kill()
         process.communicate()
     cli("node", "hold", "WF.short", "--seconds", "0.1")
+
+
+def test_an_agent_without_a_line_of_code(cli, tmp_path):
+    key = tmp_path / "key.txt"
+    key.write_text("sk-test\n")
+    for example in ("ai-openai", "ai-openai-helper"):
+        cli("publish", str(ROOT / "docs" / "examples" / example))
+    with FakeOpenAI() as fake:
+        endpoint = f"base_url={fake.base_url}"
+        cli("node", "spawn", "AI.helper", "--runtime", "ai.openai.helper", "--set", endpoint, "--wait")
+        assert "refuses the API key" in cli("send", "AI.helper@motherbee", "hello")
+        assert "DEGRADED" in cli("node", "status", "AI.helper", code=ExitCode.FAILED)
+        cli("node", "control", "set", "AI.helper", "--set", f"api_key=@{key}")
+        assert "heard: hello" in cli("send", "AI.helper@motherbee", "hello")
+        assert "HEALTHY" in cli("node", "status", "AI.helper")
+        told = cli("node", "control", "get", "AI.helper") + cli("node", "logs", "AI.helper")
+        assert "sk-test" not in told
+        cli("node", "restart", "AI.helper", "--wait")
+        assert "heard: again" in cli("send", "AI.helper@motherbee", "again", "--timeout", "20")
+    assert fake.problems == []
+    assert fake.requests[0]["messages"][0]["content"].startswith("You help people with their orders.")
+    assert fake.requests[0]["temperature"] == 0.2
+    cli("node", "rm", "AI.helper", "--force")
