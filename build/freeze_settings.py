@@ -77,6 +77,7 @@ HIDDEN = [
     # Found by name at run time, or asked for by a C extension: no import statement leads PyInstaller to them.
     *collect_submodules("appliance", filter=lambda name: not name.startswith("appliance.testing")),
     *collect_submodules("hypercorn", filter=lambda name: "asyncio" not in name and "uvloop" not in name),
+    "anyio._backends._asyncio",
     "anyio._backends._trio",
     "_cffi_backend",
     # cbor2 asks for these when it first meets a tag.
