@@ -337,9 +337,7 @@ def test_a_browser_comes_back_by_itself(hive):
             ready(port)
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_selector("#state[data-state=connected]")
-            page.keyboard.type(
-                "before the break, with a line that is longer than a phone is wide"
-            )
+            page.keyboard.type("before the break, with a line that is longer than a phone is wide")
             page.keyboard.press("Enter")
             page.wait_for_selector("li[data-by=node]")
         page.wait_for_selector("#state[data-state=away], #state[data-state=connecting]")
