@@ -43,8 +43,7 @@ async def listing(call: Call, engine: WorldEngine) -> Reply | None:
         return Reply(b"[%b]" % b",".join(page), headers=tuple(headers))
     await call.send({"type": "http.response.start", "status": 200, "headers": headers})
     left = None if limit is None else limit - len(page)
-    chunk = [b"[" + b",".join(page)]
-    size = len(chunk[0])
+    chunk, size = [b"[" + page[0], *page[1:]], 0
     while left != 0:
         await trio.lowlevel.checkpoint()
         page = pages.page(_PAGE if left is None else min(left, _PAGE))
@@ -52,15 +51,16 @@ async def listing(call: Call, engine: WorldEngine) -> Reply | None:
             break
         if left is not None:
             left -= len(page)
-        chunk.append(b",".join(page))
-        size += len(chunk[-1]) + 1
+        chunk += page
+        size += sum(map(len, page))
         if size >= _CHUNK_BYTES:
+            # The last one stays behind, so that a comma always has something after it.
+            kept = chunk.pop()
             await call.send(
                 {"type": "http.response.body", "body": b",".join(chunk) + b",", "more_body": True}
             )
-            chunk, size = [], 0
-    text = b",".join(chunk)
-    await call.send({"type": "http.response.body", "body": text + b"]"})
+            chunk, size = [kept], 0
+    await call.send({"type": "http.response.body", "body": b",".join(chunk) + b"]"})
     return None
 
 
