@@ -10,6 +10,7 @@ import json
 import shutil
 import socket
 import tempfile
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -400,36 +401,43 @@ def test_a_message_is_sent_and_a_control_request_is_answered(http, hive):
 # --- streams ---------------------------------------------------------------------------------------------
 
 
-async def watch(hive, path):
-    """A stream's connection once it is open, past its head."""
-    stream = await trio.open_tcp_stream("127.0.0.1", hive.port)
-    await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    head = await until(stream, b": open")
-    assert b"text/event-stream" in head
-    return stream
+class Watcher:
+    """A stream's connection; nothing that came is thrown away before it was waited for."""
+
+    def __init__(self, hive, path):
+        self._hive, self._path, self._seen = hive, path, b""
+
+    async def __aenter__(self):
+        self.stream = await trio.open_tcp_stream("127.0.0.1", self._hive.port)
+        await self.stream.send_all(f"GET {self._path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return self
+
+    async def __aexit__(self, *error):
+        await self.stream.aclose()
+
+    async def until(self, word):
+        """What came up to and including ``word``."""
+        while word not in self._seen:
+            got = await self.stream.receive_some()
+            assert got, self._seen
+            self._seen += got
+        end = self._seen.index(word) + len(word)
+        found, self._seen = self._seen[:end], self._seen[end:]
+        return found
 
 
 async def opens(hive, path):
-    async with await trio.open_tcp_stream("127.0.0.1", hive.port) as stream:
-        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        return b" 200 " in await stream.receive_some()
-
-
-async def until(stream, word):
-    seen = b""
-    while word not in seen:
-        got = await stream.receive_some()
-        assert got, seen
-        seen += got
-    return seen
+    async with Watcher(hive, path) as watcher:
+        return b" 200 " in await watcher.until(b"\r\n\r\n")
 
 
 def test_the_tap_streams_what_is_routed(hive):
     async def body():
         with trio.fail_after(20):
-            async with hive.connect("AI.seen") as node, await watch(hive, "/tap?name=AI.seen") as stream:
+            async with hive.connect("AI.seen") as node, Watcher(hive, "/tap?name=AI.seen") as watcher:
+                assert b"text/event-stream" in await watcher.until(b": open")
                 await node.send(build_message(src=node.uuid, dst="AI.nobody@motherbee", payload={"n": 1}))
-                seen = await until(stream, b"}\n\n")
+                seen = await watcher.until(b"}\n\n")
         event = json.loads(seen[seen.index(b"data: ") + 6 :].split(b"\n")[0])
         assert (event["from"], event["dst"]) == ("AI.seen@motherbee", "AI.nobody@motherbee")
 
@@ -439,15 +447,37 @@ def test_the_tap_streams_what_is_routed(hive):
 def test_taps_are_bounded_and_are_given_back(hive):
     async def body():
         with trio.fail_after(20):
-            streams = [await watch(hive, "/tap?name=AI.none") for _ in range(8)]
-            status, answer = await trio.to_thread.run_sync(get_raw, hive, "/tap")
-            assert (status, json.loads(answer)["error_code"]) == (409, "BUSY")
-            for stream in streams:
-                await stream.aclose()
+            async with AsyncExitStack() as stack:
+                for _ in range(8):
+                    watcher = await stack.enter_async_context(Watcher(hive, "/tap?name=AI.none"))
+                    await watcher.until(b": open")
+                status, answer = await trio.to_thread.run_sync(get_raw, hive, "/tap")
+                assert (status, json.loads(answer)["error_code"]) == (409, "BUSY")
             while not await opens(hive, "/tap?name=AI.none"):  # noqa: ASYNC110 - only asking tells
                 await trio.sleep(0.05)
 
     trio.run(body)
+
+
+@pytest.mark.slow
+def test_a_large_hive_lists_all_its_nodes(hive_folder):
+    """The answers are longer than a frame."""
+
+    async def body(hive):
+        async with AsyncExitStack() as stack:
+            for number in range(700):
+                await stack.enter_async_context(hive.connect(f"AI.n{number}"))
+            return await trio.to_thread.run_sync(
+                lambda: [
+                    httpx.get(f"{hive.url}{path}", timeout=30).json()["payload"]
+                    for path in ("/hives/motherbee/nodes", "/inventory")
+                ]
+            )
+
+    with HiveHarness(hive_folder) as hive:
+        for payload in trio.run(body, hive):
+            names = {node["name"] for node in payload["nodes"]}
+            assert {f"AI.n{number}@motherbee" for number in range(700)} <= names
 
 
 def test_a_watcher_does_not_hold_up_the_stop(hive_folder):
@@ -484,11 +514,11 @@ def test_the_log_of_a_node_is_read_and_followed(hive):
     async def body():
         with trio.fail_after(20):
             path = "/hives/motherbee/nodes/AI.talks/logs?tail=2&follow=1"
-            async with await watch(hive, path) as stream:
-                await until(stream, b"data: 2026-11-20T10:00:01.000Z two\n\n")
+            async with Watcher(hive, path) as watcher:
+                await watcher.until(b"data: 2026-11-20T10:00:01.000Z two\n\n")
                 with log.open("a") as file:
                     file.write("2026-11-20T10:00:02.000Z three\n")
-                await until(stream, b"data: 2026-11-20T10:00:02.000Z three\n\n")
+                await watcher.until(b"data: 2026-11-20T10:00:02.000Z three\n\n")
         status, _ = await trio.to_thread.run_sync(get_raw, hive, path.replace("talks", "silent"))
         assert status == 404
 

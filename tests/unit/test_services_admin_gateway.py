@@ -75,6 +75,17 @@ def test_reading_is_open_and_changing_is_not():
     assert isinstance(GATEWAY.judge(command(change, "WF.orch.diag@edge-07")), AdminOutcome)
 
 
+@pytest.mark.parametrize(
+    "action", ["get_node_config", "get_node_state", "node_control_config_get", "list_ilks", "get_ilk"]
+)
+def test_what_may_hold_secrets_is_not_read_through_us(action):
+    payload = {"action": action, "target": "m", "params": {"node_name": "AI.x", "ilk_id": "ilk:x"}}
+    refused = GATEWAY.judge(command(payload, "AI.x@motherbee"))
+    assert isinstance(refused, AdminOutcome)
+    assert refused.error_code == "FORBIDDEN"
+    assert isinstance(GATEWAY.judge(command(payload, "IO.gate@motherbee")), AdminCall)
+
+
 def test_an_answer_echoes_trace_and_request_id_and_stamps_the_result():
     message = command({"action": "run_node", "target": "m", "request_id": "req-1"})
     done = AdminOutcome(http_status=200, status="ok", action="run_node", payload=msgspec.Raw(b'{"a":1}'))

@@ -1,7 +1,8 @@
 """ADMIN_COMMAND: the same actions over the router. Judges a command and makes its answer; sans-IO.
 
 The precedence of the refusals is asserted by operators' scripts (``spec/admin-api.md §A.9``). Reading is open
-to everybody on the hive, changing is for ``SY.*`` and ``security.admin_nodes`` (``design.md §5``).
+to everybody on the hive, except what may hold secrets; that, and changing, is for ``SY.*`` and
+``security.admin_nodes`` (``design.md §5``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from appliance.wire.errors import Invalid
 from appliance.wire.names import full_name, glob_matcher, is_system_name
 
 __all__ = ["Gateway", "answer_command"]
+
+_PRIVATE = frozenset({"get_node_config", "get_node_state", "node_control_config_get", "list_ilks", "get_ilk"})
+"""Reads of what may hold secrets or tell of people: asking through SY.admin must not open what is closed to
+direct questions, nor reach into another VPN."""
 
 _LEGACY_ROUTERS = frozenset({"list_routers", "get_routers", "add_router", "delete_router"})
 
@@ -74,8 +79,8 @@ class Gateway:
         if entry.requires_target and not (target or "").strip():
             text = "missing target (payload.target required for this action)"
             return failure(action, "INVALID_REQUEST", text)
-        if not entry.read_only and not self.may_change(sender):
-            return failure(action, "FORBIDDEN", f"{sender or 'an unnamed sender'} may not change things")
+        if (not entry.read_only or action in _PRIVATE) and not self.may_change(sender):
+            return failure(action, "FORBIDDEN", f"{sender or 'an unnamed sender'} may not {action}")
         return AdminCall(action=action, target=target, params=params)
 
 
