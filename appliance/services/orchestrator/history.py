@@ -153,10 +153,8 @@ class History:
         """Record a roll-out that ended now.
 
         Args:
-            category: ``core``, ``runtime`` or ``vendor``.
-            trigger: what asked for it, such as ``system_update``.
+            category, trigger, result: such as ``runtime``, ``system_update``, ``ok``.
             started_at_ms: wall clock.
-            result: the status that was answered.
             target: hive; None means this one.
             manifest_version, manifest_hash: of the manifest, when known.
             reason: why it is not ``ok``.
