@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from appliance.supervise.catalog import InstanceCatalog, StoredNode
-from appliance.supervise.instance import FileFacts
+from appliance.supervise.instance import CONFIG_FILE, STATE_FILE, FileFacts
 from appliance.supervise.node_config import SystemPart
 from appliance.wire.errors import FluxbeeError, NotFound, Unavailable
 from appliance.wire.names import base_name, check_hive_id, hive_of, is_system_name
@@ -173,12 +173,12 @@ class InventoryVerbs:
             **entry,
             "runtime": {"name": system.runtime, "version": system.runtime_version},
             "config": {
-                "path": str(stored.instance.config_path),
+                "path": f"{stored.instance.directory}/{CONFIG_FILE}",
                 "exists": facts.config.exists,
                 "valid": facts.config.valid,
                 "config_version": system.config_version,
             },
-            "state": {"path": str(stored.instance.state_path), "exists": facts.state.exists},
+            "state": {"path": f"{stored.instance.directory}/{STATE_FILE}", "exists": facts.state.exists},
             "identity": {"ilk_id": system.ilk_id, "tenant_id": system.tenant_id},
         }
 
