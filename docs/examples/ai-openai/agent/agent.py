@@ -16,10 +16,10 @@ from appliance.sdk import (
     MemoryPackage,
     Message,
     Node,
-    TextPayload,
     deserves_answer,
     memory_of,
     payload_of_error,
+    text_payload,
 )
 from appliance.wire.errors import FluxbeeError, Invalid, Unavailable
 
@@ -132,7 +132,7 @@ def failure(error: FluxbeeError, settings: Settings) -> object:
     if settings.errors == "payload":
         return payload
     text = f"I cannot answer: {error.message}. {error.remedy}"
-    return TextPayload(content=text, extra={"error": payload}).to_payload()
+    return {**text_payload(text), "error": payload}
 
 
 def memory_text(memory: MemoryPackage | None) -> str:

@@ -7,7 +7,7 @@ checked against Structs; a page that breaks the rules is closed with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from html import escape
 from pathlib import Path
 from typing import TypeVar
@@ -183,7 +183,7 @@ async def _send(socket: WebSocket, event: object) -> None:
     await socket.send_text(msgspec.json.encode(event).decode())
 
 
-def _index(hub: Hub) -> Callable[[Request], Response]:
+def _index(hub: Hub) -> Callable[[Request], Awaitable[Response]]:
     template = (PAGE / "index.html").read_text()
 
     async def index(_: Request) -> Response:
@@ -193,7 +193,7 @@ def _index(hub: Hub) -> Callable[[Request], Response]:
     return index
 
 
-def _file(name: str, media_type: str) -> Callable[[Request], Response]:
+def _file(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     body = (PAGE / name).read_bytes()
 
     async def answer(_: Request) -> Response:
