@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from appliance.keeper.node_log import LogBudget, LogIntake, LogRing
+from appliance.keeper.node_log import LogBudget, LogIntake, LogRing, time_text
 
 __all__ = ["NodeOutlet"]
 
@@ -57,8 +57,12 @@ class NodeOutlet:
         """What time alone brings."""
         self._write(self._intake.tick(now, at_ms))
 
-    def finish(self, now: float, at_ms: int) -> None:
-        """The node is gone: read what is left, write the end, close."""
+    def note(self, text: str, at_ms: int) -> None:
+        """Write a line of the keeper's own, such as that the node started: an empty log explains nothing."""
+        self._write(f"{time_text(at_ms)} [fluxbee: {text}]\n".encode())
+
+    def finish(self, now: float, at_ms: int, how: str) -> None:
+        """The node is gone: read what is left, write ``how`` it ended, close."""
         for _ in range(_LAST_READS):
             before = self._intake.read_bytes
             if not self.ended:
@@ -66,6 +70,7 @@ class NodeOutlet:
             if self.ended or self._intake.read_bytes == before:
                 break
         self._write(self._intake.finish(now, at_ms))
+        self.note(how, at_ms)
         self._ring.close()
         os.close(self.fd)
 

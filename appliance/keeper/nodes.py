@@ -105,7 +105,7 @@ class NodeHouse:
         """Kill whatever still runs; nothing is reported."""
         for held in (*self._held.values(), *self._lingering):
             held.quarry.kill()
-            held.outlet.finish(time.monotonic(), _wall_ms())
+            held.outlet.finish(time.monotonic(), _wall_ms(), "ended with the hive")
             self._discard(held.quarry.group)
         self._held.clear()
         self._lingering.clear()
@@ -273,6 +273,7 @@ class NodeHouse:
             self._discard(group)
             raise
         outlet = NodeOutlet(launched.output, Path(launch.log_dir), launch.log_bytes, now)
+        outlet.note(f"started as process {launched.pid}", _wall_ms())
         held = _Held(launch.name, Quarry(launched.pid, token, group), outlet)
         self._held[launched.pid] = held
         self._outlets[outlet.fd] = held
@@ -343,12 +344,12 @@ class NodeHouse:
         """Nothing of the node is left: close its log, report."""
         self._stop_reading(held.outlet.fd)
         del self._outlets[held.outlet.fd]
-        held.outlet.finish(now, _wall_ms())
-        self._book.dropped(held.name, held.outlet.dropped_bytes)
-        self._keep_counts(held.outlet)
         group = held.quarry.group
         how = held.how or ProcessExit(None, 9)
         oom = group is not None and how != ProcessExit(0) and group.oom_kills() > 0
+        held.outlet.finish(now, _wall_ms(), f"ended: {how}{', out of memory' if oom else ''}")
+        self._book.dropped(held.name, held.outlet.dropped_bytes)
+        self._keep_counts(held.outlet)
         self._count(oom_kills=int(oom))
         self._discard(group)
         ended = self._book.exited(held.name, how, _wall_ms(), oom_killed=oom)

@@ -44,6 +44,10 @@ def alive(pid: int) -> bool:
     return entry is not None and entry.alive
 
 
+OURS = ("[fluxbee: started", "[fluxbee: ended")
+"""Lines that the keeper writes into a node's log."""
+
+
 class Box:
     """A keeper process and the way to talk to its supervising plane."""
 
@@ -112,7 +116,9 @@ class Box:
         return text
 
     def tail(self, name: str = NAME, lines: int = 20) -> list[str]:
-        return read_tail(self.directory / "logs" / name, lines)
+        """What the node itself printed."""
+        found = read_tail(self.directory / "logs" / name, lines)
+        return [line for line in found if not line.split(" ", 1)[1].startswith(OURS)]
 
     def statistics(self) -> dict[str, Any]:
         found: dict[str, Any] = self.ask("status")["nodes"]

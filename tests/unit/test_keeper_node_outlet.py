@@ -32,7 +32,7 @@ def tap(tmp_path: Path) -> Iterator[Tap]:
     made = Tap(tmp_path, read_burst=100_000, read_rate=1000, flash_burst=5000, flash_rate=100)
     yield made
     os.close(made.node)
-    made.outlet.finish(0.0, AT_MS)
+    made.outlet.finish(0.0, AT_MS, "ended: exit 0")
     assert open_descriptors() == before
 
 
@@ -64,17 +64,17 @@ def test_the_end_reads_what_is_left(tmp_path: Path) -> None:
     tap = Tap(tmp_path)
     os.write(tap.node, b"one\n" * 15_000 + b"last words")
     os.close(tap.node)
-    tap.outlet.finish(0.0, AT_MS)
+    tap.outlet.finish(0.0, AT_MS, "ended: exit 0")
     assert tap.text().count(b" one\n") == 15_000
-    assert tap.text().endswith(b" last words\n")
+    assert tap.text().endswith(b" last words\n2025-11-20T10:11:12.123Z [fluxbee: ended: exit 0]\n")
     assert tap.outlet.ended
 
 
 def test_the_end_does_not_wait_for_whoever_still_holds_the_pipe(tmp_path: Path) -> None:
     tap = Tap(tmp_path)
     os.write(tap.node, b"said\n")
-    tap.outlet.finish(0.0, AT_MS)
-    assert tap.text().endswith(b" said\n")
+    tap.outlet.finish(0.0, AT_MS, "ended: exit 0")
+    assert tap.text().splitlines()[0].endswith(b" said")
     assert not tap.outlet.ended
     os.close(tap.node)
 
@@ -84,4 +84,4 @@ def test_a_closed_pipe_is_an_end(tmp_path: Path) -> None:
     os.close(tap.node)
     tap.outlet.read(0.0, AT_MS)
     assert tap.outlet.ended
-    tap.outlet.finish(0.0, AT_MS)
+    tap.outlet.finish(0.0, AT_MS, "ended: exit 0")
