@@ -13,7 +13,6 @@ import msgspec
 import trio
 
 from appliance.sdk import Node
-from appliance.sdk.replies import deserves_answer
 from appliance.system.log import get_logger
 from appliance.wire import verbs
 from appliance.wire.envelope import Message, system_message
@@ -27,6 +26,8 @@ __all__ = ["WorldService", "WorldServiceStatistics"]
 
 _GATHER: Final = 64
 """Messages that wait for the worker, and that one commit holds at most."""
+
+_RESPONSE: Final = verbs.response_verb("")
 
 log = get_logger("world")
 
@@ -72,7 +73,7 @@ class WorldService:
             nursery.start_soon(self._work, node, waiting)
             async with gathered:
                 async for message in node.receiver:
-                    if message.meta.type == verbs.SYSTEM and deserves_answer(message):
+                    if _is_request(message):
                         self._messages += 1
                         await gathered.send(message)
 
@@ -131,3 +132,15 @@ class WorldService:
             log.warning(
                 "answer_not_sent", code="ANSWER_NOT_SENT", to=message.source_l2_name, error=str(error)
             )
+
+
+def _is_request(message: Message) -> bool:
+    """Whether this is for the world: what is not (broadcasts, answers, notices) is never answered."""
+    verb = message.meta.msg or ""
+    return (
+        message.meta.type == verbs.SYSTEM
+        and verb.startswith("WORLD_")
+        and not verb.endswith(_RESPONSE)
+        and bool(message.routing.src)
+        and message.routing.dst != verbs.BROADCAST
+    )
