@@ -93,6 +93,7 @@ class WorldCommitter:
         flight = self._intake.events(
             events, caller, self._next_seq(), self._clock.wall_ms(), self._clock.monotonic()
         )
+        events = ()  # a parsed batch is large, and the disk takes a while: let the next one have its memory
         self.refused += len(flight.problems)
         self.duplicates += len(flight.duplicates)
         self.batches += 1

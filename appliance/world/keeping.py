@@ -51,7 +51,7 @@ JOURNAL = JournalSpec(
 )
 PROJECT_AFTER_S = 0.5
 """The region follows so much later at least (design: within 1 s): what changes often is written once."""
-_HURRY_SHARE = 8
+_HURRY_SHARE = 4
 _RETRY_S = 1.0
 _UPKEEP_S = 10.0
 _SETTLE_S = 30.0

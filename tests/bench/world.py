@@ -10,17 +10,22 @@ from __future__ import annotations
 import gc
 import os
 import random
+import signal
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import trio
 
+from appliance.app.planes import SWITCH_INTERVAL_S
 from appliance.store.journal import Journal
 from appliance.store.journal_format import join_records
-from appliance.world import INTERNAL, WorldEngine, WorldOptions
+from appliance.wire.errors import Busy
+from appliance.world import INTERNAL, BatchReport, WorldEngine, WorldOptions
 from appliance.world.keeping import JOURNAL
 
 from .harness import Figure, at_least, at_most, note, options
@@ -54,13 +59,23 @@ def bodies(entities: int, events: int, *, properties: int = 3, ordered: bool = F
     return made
 
 
+async def patiently(engine: WorldEngine, body: bytes) -> BatchReport:
+    """Publish; when there is no room, again as the engine says."""
+    while True:
+        try:
+            return await engine.publish_batch(body, INTERNAL)
+        except Busy as busy:
+            note("publishers were sent away for a moment: the overlay was full")
+            await trio.sleep(busy.retry_after_s)
+
+
 async def publish(engine: WorldEngine, requests: Sequence[bytes]) -> float:
     """Send all from ``PUBLISHERS`` tasks; events per second from the first to the last answer."""
     waiting = iter(requests)
 
     async def publisher() -> None:
         for body in waiting:
-            report = await engine.publish_batch(body, INTERNAL)
+            report = await patiently(engine, body)
             if report.failed:
                 raise AssertionError(report.results[0])
 
@@ -116,6 +131,8 @@ def _rates(name: str, entities: int, events: int, goal: float, *, filled: bool) 
         requests = bodies(entities_, count)
         baseline = trio.run(plain, home / "plain", requests)
         gc.collect()
+        gc.freeze()  # as a plane does
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         rate, cpu_us = trio.run(_rate, home, fill, requests)
         return [
             at_least(f"{name}: events", rate, "events/s", goal, baseline=baseline),
@@ -154,13 +171,17 @@ def _in_child(work: Callable[[], object]) -> bytes:
     if child == 0:
         try:
             os.write(writing, msgspec.json.encode(work()))
+        except BaseException:  # noqa: BLE001 - whatever it was, the parent only sees that it is gone
+            traceback.print_exc()
         finally:
             os._exit(0)
     os.close(writing)
-    with open(reading, "rb") as pipe:
-        answer = pipe.read()
-    os.waitpid(child, 0)
-    return answer
+    try:
+        with open(reading, "rb") as pipe:
+            return pipe.read()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def _million(rows: int, properties: int) -> Sequence[bytes]:
