@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from appliance.cli.programs import PROGRAMS
+
 __all__ = ["FORMS", "freeze", "program_path", "sources_digest"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -28,7 +30,7 @@ def program_path(form: str, dist: Path) -> Path:
 
 
 def _sources() -> Iterator[Path]:
-    for folder, pattern in (("appliance", "*.py"), ("config", "*"), ("build", "*")):
+    for folder, pattern in (("appliance", "*"), ("config", "*"), ("build", "*")):
         yield from sorted(
             path
             for path in (REPOSITORY / folder).rglob(pattern)
@@ -69,6 +71,10 @@ def freeze(form: str, dist: Path, work: Path) -> Path:
     command += ["--distpath", str(dist / form), "--workpath", str(work / form)]
     command += [str(REPOSITORY / "build" / f"fluxbee-{form}.spec")]
     subprocess.run(command, check=True, cwd=REPOSITORY, stdin=subprocess.DEVNULL)
+    for name in PROGRAMS:
+        link = program.with_name(name)
+        link.unlink(missing_ok=True)
+        link.symlink_to(program.name)
     stamp.write_text(digest)
     return program
 

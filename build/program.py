@@ -1,10 +1,10 @@
-"""Where the frozen program begins: the same entry as the installed command."""
+"""Where the frozen program begins: the same entries as the installed commands."""
 
 from __future__ import annotations
 
 import sys
 
-from appliance.cli import main
+from appliance.cli.programs import main
 
 __all__: list[str] = []
 

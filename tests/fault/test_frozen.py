@@ -188,6 +188,31 @@ def test_a_hive_carries_a_message_and_stops(box):
     assert list(box.temporary.glob("_MEI*")) == [], "what the one file unpacked is gone"
 
 
+def test_a_hive_runs_a_published_node_without_python(box):
+    hive = box.start("run", "--config", str(box.config))
+    eventually("the admin door answers", lambda: hive.poll() is not None or answers(box.admin))
+    assert hive.poll() is None, hive.communicate()[0]
+    box.environment |= {"BASE": f"http://{box.admin}", "FLUXBEE_ROOT": str(box.root)}
+    publisher = box.program.with_name("fluxbee-publish")
+    told = subprocess.run(
+        [publisher, ROOT / "docs" / "examples" / "ai-echo", "--deploy", "motherbee"],
+        cwd=box.folder,
+        env=box.environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    tenant = "tnt:6f1c2d7e-0b52-4a8e-9a53-1f1f0f6f2b11"
+    spawned = box.run("node", "spawn", "AI.echo", "--tenant", tenant, "--set", "prefix=ice ", "--wait")
+    assert spawned.returncode == 0, spawned.stdout + spawned.stderr
+    sent = box.run("send", "AI.echo@motherbee", "hola")
+    assert (sent.returncode, sent.stdout) == (0, "ice hola\n"), sent.stderr
+    running = descendants(hive.pid)
+    box.stop(hive)
+    assert [pid for pid in running if Path(f"/proc/{pid}").exists()] == []
+
+
 def test_a_second_start_goes_on_from_the_same_files(box):
     for _ in range(2):
         hive = box.start("run", "--config", str(box.config))
