@@ -26,6 +26,7 @@ from . import entities, events
 from .administration import Administration
 from .call import JSON, Call, Reply, error_body
 from .connectors import ConnectorDesk
+from .copies import Copies
 from .credentials import Brake, Credentials
 from .hub import FeedHub
 from .openapi import OPENAPI
@@ -76,6 +77,7 @@ class WorldApp:
         credentials: who is who.
         administration: what only the administrator may do.
         connectors: what is behind the mounting points of connectors.
+        copies: backup and restore.
         health: how the world is.
         figures: ``/metrics`` as text.
         own_origins: origins that count as ours, lower case.
@@ -89,6 +91,7 @@ class WorldApp:
         administration: Administration,
         *,
         connectors: ConnectorDesk,
+        copies: Copies,
         health: HealthSource,
         figures: Callable[[], bytes],
         own_origins: frozenset[str] = frozenset(),
@@ -112,6 +115,8 @@ class WorldApp:
             "/api/state/entities/delete": {"POST": self._delete_many},
             "/api/namespaces": {"POST": administration.create},
             "/api/admin/config": {"GET": self._config, "PUT": administration.configure},
+            "/api/admin/backup": {"GET": copies.backup},
+            "/api/admin/restore": {"POST": copies.restore},
             "/api/ws": {"GET": self._no_upgrade},
             "/health": {"GET": self._health_of},
             "/ready": {"GET": self._ready},

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import trio
 from starlette.types import Scope
 
@@ -27,6 +28,7 @@ from .administration import Administration
 from .app import CORS_HEADERS, WorldApp
 from .call import world_error
 from .connectors import ConnectorDesk, NoConnectors
+from .copies import Copies
 from .credentials import Credentials
 from .hub import FeedHub
 from .stream import is_ndjson
@@ -75,12 +77,14 @@ class WorldDoor:
         self.hub = FeedHub(engine, Feed(), metrics_interval_s=world.metrics_interval_s)
         self.credentials = Credentials(engine, auth_enabled=world.auth_enabled, admin_token=admin_token)
         self.statistics: Callable[[], DoorStatistics] | None = None
+        self.connector_statistics: Callable[[], msgspec.Struct] | None = None
         own = frozenset(origin.rstrip("/").lower() for origin in settings.http.origins)
         self.app = WorldApp(
             self.hub,
             self.credentials,
             Administration(engine, self.credentials, open_registration=world.open_registration),
             connectors=connectors(self.credentials),
+            copies=Copies(engine, self.credentials, settings.paths.spool),
             health=health,
             figures=self._figures,
             own_origins=own,
@@ -107,6 +111,8 @@ class WorldDoor:
 
     def _body_limit(self, scope: Scope) -> int:
         path = scope["path"]
+        if path == "/api/admin/restore":
+            return _ENDLESS  # the administrator's own; the disk is the bound
         if path not in _EVENT_PATHS:
             return _OTHER_BODY
         if is_ndjson(header(scope, b"content-type")):
@@ -117,11 +123,12 @@ class WorldDoor:
         return config.body_size_limit_batch_bytes
 
     def _figures(self) -> bytes:
-        door = self.statistics
+        door, connectors = self.statistics, self.connector_statistics
         return render(
             (
                 ("world", self._engine.statistics()),
                 ("world_feed", self.hub.feed.statistics()),
                 ("world_door", None if door is None else door()),
+                ("world_connectors", None if connectors is None else connectors()),
             )
         )

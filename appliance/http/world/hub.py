@@ -1,9 +1,8 @@
 """Carries the feed to the sockets: one tick at a time, each socket written once per tick.
 
 Ready frames go straight to a socket that takes them; a client whose socket is full gets a task that waits for
-it, while the feed keeps only what it needs (``appliance.world.feed``). After a tick the hub rests as long as
-the tick took, so that handing out uses at most half of the loop however many listen; what comes meanwhile
-goes out together.
+it, while the feed keeps only what it needs (``appliance.world.feed``). After a tick the hub rests for a part
+of the tick's time: what comes meanwhile goes out together, and each socket is written once for all of it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,10 @@ __all__ = ["FeedHub", "Peer"]
 _TURN: Final = 64
 """Sockets written before other tasks get a turn."""
 
-_LONGEST_REST_S: Final = 0.05
+_REST: Final = 0.25
+"""Rest after a tick, as a part of its time: a quarter keeps the hub below four fifths of the loop."""
+
+_LONGEST_REST_S: Final = 0.02
 Job = Callable[["Peer"], Awaitable[None]]
 
 
@@ -169,7 +171,7 @@ class FeedHub:
     async def _tick(self) -> None:
         began = trio.current_time()
         await self._push(self.feed.flush())
-        await trio.sleep(min(trio.current_time() - began, _LONGEST_REST_S))
+        await trio.sleep(min(_REST * (trio.current_time() - began), _LONGEST_REST_S))
 
     async def _push(self, ready: Sequence[Subscriber]) -> None:
         for number, subscriber in enumerate(ready, 1):
