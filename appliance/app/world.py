@@ -10,15 +10,26 @@ from appliance import __version__
 from appliance.http import Health, serve
 from appliance.http.world import WorldDoor
 from appliance.http.world.admintoken import admin_token
+from appliance.http.world.connectors import ConnectorDesk, NoConnectors
+from appliance.http.world.credentials import Credentials
+from appliance.http.world.sources import SourcesDesk
 from appliance.services.runtime import run_service
 from appliance.services.world import WorldService
 from appliance.settings import Settings
 from appliance.system import log as logs
+from appliance.wire.errors import Damaged, Unavailable
 from appliance.world import WorldEngine, WorldOptions
+from appliance.world.connectors import (
+    KNOWN,
+    ConnectorOptions,
+    Connectors,
+    OAuthClientOptions,
+    key_ring,
+)
 
 from .hive import Hive, Seams
 
-__all__ = ["world_options", "world_plane"]
+__all__ = ["connector_options", "world_options", "world_plane"]
 
 log = logs.get_logger("app")
 
@@ -34,7 +45,6 @@ async def world_plane(
     settings = hive.settings
     engine = WorldEngine.at(hive.paths, world_options(settings), page=seams.page)
     token = admin_token(settings.world.admin_token, hive.paths.world_admin_token)
-    door = WorldDoor(engine, settings, admin_token=token, health=partial(_health, hive, engine))
     service = WorldService(
         engine,
         auth_enabled=settings.world.auth_enabled,
@@ -43,6 +53,15 @@ async def world_plane(
     async with trio.open_nursery() as rooms:
         await rooms.start(engine.run)
         async with trio.open_nursery() as doors:  # closed before the engine: no request meets its end
+            connectors = await _connectors(hive, engine, doors)
+            door = WorldDoor(
+                engine,
+                settings,
+                admin_token=token,
+                health=partial(_health, hive, engine),
+                connectors=partial(_desk, hive, connectors),
+            )
+            door.connector_statistics = None if connectors is None else connectors.statistics
             await doors.start(door.hub.run)
             opened = await doors.start(serve, door.app, door.config)
             door.statistics = opened.statistics
@@ -53,6 +72,60 @@ async def world_plane(
             await doors.start(partial(run_service, "SY.world", service.serve, dial=dial, paths=hive.paths))
             task_status.started()
             await trio.sleep_forever()
+
+
+async def _connectors(hive: Hive, engine: WorldEngine, doors: trio.Nursery) -> Connectors | None:
+    """What feeds this world, under way; ``None`` when it cannot be: the world serves all the same."""
+    settings = hive.settings
+    try:
+        ring = await trio.to_thread.run_sync(key_ring, settings.world.encryption_key, hive.paths.world_keys)
+        connectors = Connectors.at(
+            hive.paths, engine, connector_options(hive), ring, _oauth_clients(settings)
+        )
+        await doors.start(connectors.run)
+    except (Damaged, Unavailable) as error:
+        log.error("world_connectors_off", code="WORLD_CONNECTORS_OFF", error=str(error), remedy=error.remedy)
+        return None
+    return connectors
+
+
+def _desk(hive: Hive, connectors: Connectors | None, credentials: Credentials) -> ConnectorDesk:
+    if connectors is None:
+        return NoConnectors(credentials)
+    base = hive.settings.world.oauth.callback_base_url
+    return SourcesDesk(connectors, credentials, callback_base=base)
+
+
+def connector_options(hive: Hive) -> ConnectorOptions:
+    """What connectors take from the settings."""
+    connectors, sysinfo = hive.settings.world.connectors, hive.settings.world.sysinfo
+    return ConnectorOptions(
+        hive_id=hive.hive_id,
+        enabled=connectors.enabled,
+        reach=connectors.reach,
+        allowed_hosts=connectors.allowed_hosts,
+        at_once=connectors.at_once,
+        max_sources=connectors.max_sources,
+        answer_bytes=connectors.answer_bytes,
+        timeout_s=float(connectors.timeout_s),
+        github_url=connectors.github_url,
+        sysinfo_enabled=sysinfo.enabled,
+        sysinfo_namespace=sysinfo.namespace,
+        sysinfo_interval_s=float(sysinfo.interval_s),
+    )
+
+
+def _oauth_clients(settings: Settings) -> dict[str, OAuthClientOptions]:
+    given = settings.world.oauth
+    return {
+        name: OAuthClientOptions(
+            client_id=client.client_id,
+            client_secret=client.client_secret,
+            authorize_url=client.authorize_url,
+            token_url=client.token_url,
+        )
+        for name, client in ((name, getattr(given, name)) for name in KNOWN)
+    }
 
 
 def world_options(settings: Settings) -> WorldOptions:

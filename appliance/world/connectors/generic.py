@@ -53,7 +53,7 @@ _LONGEST_NAME: Final = 200
 
 T = TypeVar("T")
 _any = msgspec.json.Decoder()
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_object: msgspec.json.Decoder[dict[str, object]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def checked_source(wanted: NewSource, policy: ReachPolicy, now_ms: int) -> GenericSource:
@@ -194,7 +194,7 @@ class GenericPoller:
             if not found:
                 raise Invalid("the answer has none of the mapped values", field="mapping")
         else:
-            found = {**_document(answer.body, _object)}
+            found = _document(answer.body, _object)
         # A source may not delete entities (ST-11).
         return {name: value for name, value in found.items() if name != "__deleted__"}
 

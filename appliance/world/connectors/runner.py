@@ -80,7 +80,7 @@ class Runner:
             self.failed_polls += 1
             wait_s = error.retry_after_s if isinstance(error, Busy) else 0.0
             self.schedule.fail(self._clock.monotonic(), error.message[:_WORDS], wait_s=wait_s)
-        except Exception as error:  # noqa: BLE001 - a defect in one source must not take the world down
+        except Exception as error:  # a defect in one source must not take the world down
             self.failed_polls += 1
             log.exception("source_failed", error, code="WORLD_SOURCE_FAILED")
             self.schedule.fail(self._clock.monotonic(), f"internal error: {type(error).__name__}")
