@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from .entities import entity_json, entity_properties
 
 __all__ = ["DELETE", "NOTE", "SET", "Change", "Overlay", "Pending"]
@@ -26,24 +28,21 @@ Change = tuple[int, str, dict[str, object] | None, int, bool, int]
 """Sequence number, entity id, properties, act, whether the entity existed before, bytes of the event."""
 
 
-class Pending:
+class Pending(msgspec.Struct, gc=False):
     """What the events of one entity since the last cycle come to.
 
-    Args:
-        exists: the entity exists after them.
-
-    ``head`` is the newest event; ``seq`` the newest one that changed properties (0: none), ``at_ms`` its
-    time; ``reset``: nothing of the row below is left.
+    ``exists`` says whether the entity exists after them; ``head`` is the newest event, ``seq`` the newest one
+    that changed properties (0: none), ``at_ms`` its time; ``reset``: nothing of the row below is left. Tens
+    of thousands wait at once and hold plain JSON values: the collector need not look at them.
     """
 
-    __slots__ = ("at_ms", "cost", "exists", "head", "properties", "reset", "seq")
-
-    def __init__(self, exists: bool) -> None:
-        self.head = self.seq = self.at_ms = 0
-        self.exists = exists
-        self.reset = False
-        self.properties: dict[str, object] = {}
-        self.cost = ENTRY_BYTES
+    exists: bool
+    head: int = 0
+    seq: int = 0
+    at_ms: int = 0
+    reset: bool = False
+    cost: int = ENTRY_BYTES
+    properties: dict[str, object] = {}
 
     def text(self, entity_id: str, below: bytes) -> bytes:
         """The entity's JSON text over ``below`` (empty: it did not exist); empty when it does not exist."""
