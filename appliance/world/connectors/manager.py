@@ -150,8 +150,8 @@ class Connectors:
 
     def reports(self, owner: str) -> list[SourceReport]:
         """CN-20: the built-in connector as ``owner`` has it, then the sources by age."""
-        enabled = ("default" if owner == "admin" else owner, "github")
-        rows = [self._report("github", enabled, enabled in self._book.credentials)]
+        github = (owner, "github")
+        rows = [self._report("github", github, github in self._book.credentials)]
         ordered = sorted(self._book.sources.values(), key=lambda one: (one.created_at_ms, one.source_id))
         rows += [
             self._report(one.name, ("generic", one.source_id), self.options.enabled, one.source_id)
