@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -40,7 +42,7 @@ async def world_plane(
     """Run the world, its door and SY.world until cancelled; started means that all of them serve.
 
     The door opens when the world has caught up: what it answers is the whole state (DF-48). The node comes
-    last and is not waited for without end: clients of the door do not need the router.
+    last: clients of the door do not need the router. At the stop the engine outlives the door's grace.
     """
     settings = hive.settings
     engine = WorldEngine.at(hive.paths, world_options(settings), page=seams.page)
@@ -50,28 +52,45 @@ async def world_plane(
         auth_enabled=settings.world.auth_enabled,
         node_namespaces=settings.world.node_namespaces,
     )
-    async with trio.open_nursery() as rooms:
-        await rooms.start(engine.run)
-        async with trio.open_nursery() as doors:  # closed before the engine: no request meets its end
-            connectors = await _connectors(hive, engine, doors)
-            door = WorldDoor(
-                engine,
-                settings,
-                admin_token=token,
-                health=partial(_health, hive, engine),
-                connectors=partial(_desk, hive, connectors),
-            )
-            door.connector_statistics = None if connectors is None else connectors.statistics
-            await doors.start(door.hub.run)
-            opened = await doors.start(serve, door.app, door.config)
-            door.statistics = opened.statistics
-            log.info("world_listens", address=f"http://{opened.addresses[0]}")
-            if settings.world.admin_token is None:
-                log.info("world_admin_token", read_it_with=f"cat {hive.paths.world_admin_token}")
-            dial = seams.dial("SY.world")
-            await doors.start(partial(run_service, "SY.world", service.serve, dial=dial, paths=hive.paths))
-            task_status.started()
-            await trio.sleep_forever()
+    # The doors are closed before the engine: no request meets its end.
+    async with _running(engine), trio.open_nursery() as doors:
+        connectors = await _connectors(hive, engine, doors)
+        door = WorldDoor(
+            engine,
+            settings,
+            admin_token=token,
+            health=partial(_health, hive, engine),
+            connectors=partial(_desk, hive, connectors),
+        )
+        door.connector_statistics = None if connectors is None else connectors.statistics
+        await doors.start(door.hub.run)
+        opened = await doors.start(serve, door.app, door.config)
+        door.statistics = opened.statistics
+        log.info("world_listens", address=f"http://{opened.addresses[0]}")
+        if settings.world.admin_token is None:
+            log.info("world_admin_token", read_it_with=f"cat {hive.paths.world_admin_token}")
+        dial = seams.dial("SY.world")
+        await doors.start(partial(run_service, "SY.world", service.serve, dial=dial, paths=hive.paths))
+        task_status.started()
+        await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def _running(engine: WorldEngine) -> AsyncIterator[None]:
+    """Run ``engine`` for the block, and until its end even when what surrounds both is cancelled."""
+    life = trio.CancelScope()
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with life:
+            await engine.run(task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        life.shield = True  # not before: a recovery that takes long must not hold up a stop
+        try:
+            yield
+        finally:
+            life.cancel()
 
 
 async def _connectors(hive: Hive, engine: WorldEngine, doors: trio.Nursery) -> Connectors | None:

@@ -1039,3 +1039,31 @@ def test_the_process_dies_and_nothing_acknowledged_is_lost(hive_folder):
         with http(hive) as client:
             found = client.get("/api/state/entities?namespace=kill").json()
             assert sorted(one["properties"]["n"] for one in found) == list(range(50))
+
+
+def test_a_request_under_way_at_the_stop_is_answered():
+    """DF-08: what is being published when the box stops is stored and acknowledged."""
+    with world_hive() as hive:
+        place = urlsplit(hive.world_url)
+        body = json.dumps({"events": [event("stop/a", x=1)]}).encode()
+        with socket.create_connection((place.hostname, place.port), WAIT_S) as sock:
+            head = (
+                f"POST /api/events/batch HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+            )
+            sock.sendall(head.encode() + body[:-5])
+            with http(hive) as client:
+                assert client.get("/health").status_code == 200
+            stopping = threading.Thread(target=hive.stop)
+            stopping.start()
+            with pytest.raises(OSError):  # until the door takes nobody any more
+                while True:
+                    socket.create_connection((place.hostname, place.port), 1).close()
+            sock.sendall(body[-5:])
+            answer = b""
+            while part := sock.recv(65536):
+                answer += part
+            stopping.join()
+        assert b'"successful":1' in answer
+        hive.start()
+        with http(hive) as client:
+            assert entity(client, "stop/a")["properties"] == {"x": 1}
