@@ -41,7 +41,7 @@ BEAT_EVERY_S: Final = 10.0
 BEAT_VALID_S: Final = 60.0
 """A plane whose loop gave no sign of life for so long is killed and started again by the keeper."""
 
-SPARE_DESCRIPTORS: Final = 1024
+SPARE_DESCRIPTORS: Final = 2048
 """Open files of a plane besides its nodes: journals, regions, doors and whoever waits to say HELLO."""
 
 TOGETHER_BELOW_BYTES: Final = 512 << 20
