@@ -203,6 +203,13 @@ def test_every_document_survives_its_file(tmp_path_factory, book):
     assert read_document(path) == book
 
 
+@pytest.mark.parametrize("name", ["a\x85b", "\u2028", "é\u2029", "AI.größe", "- {", "#", "null"])
+def test_odd_names_survive_the_file(tmp_path, name):
+    book = RouteBook(vpns=(VpnRule(pattern=name, vpn_id=1),))
+    write_document(tmp_path / "routes.yaml", book)
+    assert read_document(tmp_path / "routes.yaml") == book
+
+
 @given(st.binary(max_size=300))
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_raise_anything_but_our_errors(tmp_path_factory, data):

@@ -24,6 +24,8 @@ _MAX_STAMP_DIGITS = 18
 _NOT_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 """PyYAML's own errors, and what its constructors let through for tags such as ``!!timestamp x``."""
 
+_LINE_BREAKS = frozenset("\x85\u2028\u2029")
+
 
 def read_document(path: Path) -> RouteBook | None:
     """The document in ``path``; ``None`` when there is no file.
@@ -86,7 +88,18 @@ def write_document(path: Path, book: RouteBook) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, str(path.parent)) from error
-    durable_replace(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode(), 0o644)
+    durable_replace(path, _text(value).encode(), 0o644)
+
+
+def _text(value: object) -> str:
+    """``value`` as YAML that reads back the same.
+
+    Letters stay readable; but PyYAML writes Unicode's line breaks as they are and reads them as spaces.
+    """
+    readable = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    if _LINE_BREAKS.isdisjoint(readable):
+        return readable
+    return yaml.safe_dump(value, sort_keys=False)
 
 
 def _short(entry: msgspec.Struct) -> dict[str, object]:
