@@ -41,8 +41,9 @@ class KillNode(msgspec.Struct, frozen=True):
 
 
 class _Node:
-    def __init__(self, launch: NodeLaunch, pid: int, at_ms: int) -> None:
+    def __init__(self, launch: NodeLaunch, pid: int, at_ms: int, serial: int) -> None:
         self.launch = launch
+        self.serial = serial
         self.pid: int | None = pid
         self.state: NodeState = "running"
         self.started_at_ms = at_ms
@@ -64,6 +65,7 @@ class NodeBook:
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
         self._stopping = False
+        self._serial = 0
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -86,7 +88,8 @@ class NodeBook:
 
     def started(self, launch: NodeLaunch, pid: int, at_ms: int) -> NodeProcess:
         """The process exists."""
-        self._nodes[launch.name] = _Node(launch, pid, at_ms)
+        self._serial += 1
+        self._nodes[launch.name] = _Node(launch, pid, at_ms, self._serial)
         return self.process(launch.name)
 
     def stop(self, name: str, signal: StopSignal, grace_s: float | None, now: float) -> NodeProcess:
@@ -171,6 +174,7 @@ class NodeBook:
             pid=node.pid,
             state=node.state,
             started_at_ms=node.started_at_ms,
+            serial=node.serial,
             ended_at_ms=node.ended_at_ms,
             exit_code=None if how is None else how.code,
             exit_signal=None if how is None else how.signal,

@@ -101,6 +101,7 @@ class NodeLaunch(msgspec.Struct, frozen=True, kw_only=True):
 class NodeProcess(msgspec.Struct, frozen=True, kw_only=True):
     """One node process as the keeper knows it; times are epoch milliseconds.
 
+    ``serial`` grows with every start, so it tells processes of one name apart whatever the wall clock does.
     ``pid`` is ``None`` once it ended. ``exit_code`` and ``exit_signal`` exclude each other.
     ``log_dropped_bytes`` counts what the node wrote and the log did not keep.
     """
@@ -110,6 +111,7 @@ class NodeProcess(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None
     state: NodeState
     started_at_ms: int
+    serial: int = 0
     ended_at_ms: int | None = None
     exit_code: int | None = None
     exit_signal: int | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,6 +29,7 @@ __all__ = [
     "FileFacts",
     "Instance",
     "Removed",
+    "clean_instances",
     "instance_places",
     "list_instances",
     "pretty_json",
@@ -35,6 +37,9 @@ __all__ = [
 
 CONFIG_FILE: Final = "config.json"
 STATE_FILE: Final = "state.json"
+
+_REMOVING: Final = ".removing-"
+_DRAFT: Final = ".config."
 
 _LIMIT_BYTES: Final = 4 << 20
 """A larger config.json or state.json is not read: it was not written by us, and would fill the plane."""
@@ -116,14 +121,14 @@ class Instance:
             Conflict: ``NODE_ALREADY_EXISTS``.
             Unavailable: ``CONFIG_WRITE_FAILED``.
         """
-        draft = self.directory / f".config.{uuid.uuid4().hex}.tmp"
+        draft = self.directory / f"{_DRAFT}{uuid.uuid4().hex}.tmp"
         try:
             self.make()
-            _write_new(draft, pretty_json(config))
             try:
+                _write_new(draft, pretty_json(config))
                 os.link(draft, self.config_path)  # fails when the target exists, and shows it whole
             finally:
-                draft.unlink()
+                draft.unlink(missing_ok=True)
             _sync_directory(self.directory)
         except FileExistsError:
             raise Conflict(
@@ -132,6 +137,9 @@ class Instance:
                 remedy="Start it, or remove its instance first.",
             ) from None
         except OSError as error:
+            for place in (self.directory, self.directory.parent):
+                with suppress(OSError):  # only when nothing is in it: a full disk leaves no ghost of a node
+                    place.rmdir()
             raise Unavailable(f"{self.config_path}: {error.strerror}", code="CONFIG_WRITE_FAILED") from error
 
     def replace_config(self, config: Document) -> None:
@@ -185,7 +193,7 @@ class Instance:
         """
         if not self.exists:
             return None
-        doomed = self.directory.with_name(f".removing-{uuid.uuid4().hex}")
+        doomed = self.directory.with_name(f"{_REMOVING}{uuid.uuid4().hex}")
         try:
             self.directory.rename(doomed)
             shutil.rmtree(doomed)
@@ -213,6 +221,28 @@ def instance_places(paths: Paths) -> Iterator[tuple[str, str]]:
                 yield entry.name, entry.path
 
 
+def clean_instances(paths: Paths) -> int:
+    """Remove what a kill in the middle of a creation or a removal left; how many went.
+
+    Call it before anybody creates or removes: a draft that is being written looks the same.
+    """
+    removed = 0
+    for kind in _directories(str(paths.nodes)):
+        with suppress(OSError):
+            for place in Path(kind.path).glob(f"{_REMOVING}*"):
+                shutil.rmtree(place, ignore_errors=True)
+                removed += not place.exists()
+        for entry in _directories(kind.path):
+            with suppress(OSError):
+                for draft in Path(entry.path).glob(f"{_DRAFT}*.tmp"):
+                    draft.unlink()
+                    removed += 1
+                Path(entry.path).rmdir()  # made, and nothing written into it
+        with suppress(OSError):
+            Path(kind.path).rmdir()
+    return removed
+
+
 def _directories(place: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(place) as entries:
@@ -228,7 +258,15 @@ def pretty_json(value: object) -> bytes:
 
 
 def _read_object(path: Path) -> Document:
-    with path.open("rb") as file:
+    """The file is the node's, which may put anything there: a pipe must not hold us, nor a link lead us.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no JSON object.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("not a regular file")
         data = file.read(_LIMIT_BYTES + 1)
     if len(data) > _LIMIT_BYTES:
         raise ValueError(f"larger than {_LIMIT_BYTES} bytes")

@@ -194,7 +194,8 @@ class NodeLifecycle:
     def ended(self, now: float, end: NodeEnd) -> tuple[Command, ...]:
         """The process ended, by itself or because it was told to."""
         if self.phase not in _WITH_PROCESS and self.phase is not Phase.LAUNCHING:
-            return ()
+            # One whose launch was taken for failed; a waiting node keeps the claim on its name.
+            return () if self.phase is Phase.WAITING else (Forget(),)
         self.last_end = end
         told = self.phase is Phase.STOPPING
         lived_s = 0.0 if self.phase is Phase.LAUNCHING else now - self._started_at

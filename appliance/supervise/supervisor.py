@@ -20,6 +20,7 @@ from appliance.system.log import get_logger
 from appliance.wire.errors import Busy, Conflict, FluxbeeError, NotFound, Unavailable
 
 from .backoff import RestartPolicy
+from .errands import AGAIN_S, forget_record
 from .lifecycle import Command, Forget, NodeEnd, NodeLifecycle, Phase, Start, Stop
 from .processes import ManagedProcess, NodeKeeper, SupervisorStatistics
 from .restarts import RestartLedger
@@ -30,6 +31,9 @@ log = get_logger("supervise")
 
 _LAUNCH_S = 10.0
 """A launch that the keeper did not answer by then has failed."""
+
+_MOST_TALKS = 32
+"""Questions to the keeper at a time; it refuses more than 64 of one plane, and others ask it, too."""
 
 _SLACK_S = 5.0
 """How much longer than its grace a stop may take, for the keeper to kill and to say so."""
@@ -47,7 +51,7 @@ class _Entry:
         self.commands: deque[Command] = deque()
         self.busy = False
         self.changed = trio.Event()
-        self.gone: tuple[int, str] | None = None  # the last end that was dealt with
+        self.gone = 0  # serial of the last process whose end was dealt with
 
     def touch(self) -> None:
         self.changed.set()
@@ -73,6 +77,7 @@ class Supervisor:
         self._ledger = ledger
         self._entries: dict[str, _Entry] = {}
         self._nursery: trio.Nursery | None = None
+        self._talking = trio.Semaphore(_MOST_TALKS)
         self._rescheduled = trio.Event()
         self._launches = self._launch_failures = self._ends = 0
         self._restarts = self._adopted = self._keeper_errors = 0
@@ -102,7 +107,7 @@ class Supervisor:
             if process.state == "exited":
                 # Whoever asked for its end, or what failed, is not known any more: reconciliation decides.
                 self._note_end(entry, process)
-                await self._forget(process.name)
+                self._keeper_errors += await forget_record(self._keeper, process.name)
                 continue
             self._adopted += 1
             age_s = max((self._clock.wall_ms() - process.started_at_ms) / 1000, 0.0)
@@ -117,9 +122,7 @@ class Supervisor:
                 self._on_end(entry, event.process)
 
     def _on_end(self, entry: _Entry, process: NodeProcess) -> None:
-        known = entry.process
-        older = known is not None and known.started_at_ms > process.started_at_ms
-        if older or entry.gone == _mark(process):
+        if process.serial <= entry.gone or (entry.process and process.serial < entry.process.serial):
             return  # an older process of this name, or one whose end was dealt with
         self._ends += 1
         end = self._note_end(entry, process)
@@ -144,7 +147,7 @@ class Supervisor:
 
     def _note_end(self, entry: _Entry, process: NodeProcess) -> NodeEnd:
         entry.process = process
-        entry.gone = _mark(process)
+        entry.gone = process.serial
         end = NodeEnd(code=process.exit_code, signal=process.exit_signal, oom=process.oom_killed)
         entry.life.last_end = end
         return end
@@ -329,12 +332,13 @@ class Supervisor:
         try:
             while entry.commands:
                 command = entry.commands.popleft()
-                if isinstance(command, Start):
-                    await self._start(entry)
-                elif isinstance(command, Stop):
-                    await self._stop(entry, command)
-                elif isinstance(command, Forget):
-                    await self._forget(entry.launch.name)
+                async with self._talking:
+                    if isinstance(command, Start):
+                        await self._start(entry)
+                    elif isinstance(command, Stop):
+                        await self._stop(entry, command)
+                    elif isinstance(command, Forget):
+                        self._keeper_errors += await forget_record(self._keeper, entry.launch.name)
         finally:
             entry.busy = False
             entry.touch()
@@ -356,7 +360,7 @@ class Supervisor:
                 self._do(entry, life.start_failed(self._clock.monotonic(), why, again=retry))
                 return
             process = process_or_none
-        if entry.gone != _mark(process):
+        if process.serial > entry.gone:
             entry.process = process
         log.info("node_started", node=launch.name, pid=process.pid, unit=launch.unit)
         self._do(entry, life.started(self._clock.monotonic()))
@@ -384,17 +388,9 @@ class Supervisor:
         except FluxbeeError as error:
             self._keeper_errors += 1
             log.warning("node_not_stopped", code="NODE_NOT_STOPPED", node=entry.launch.name, error=str(error))
+            await trio.sleep(AGAIN_S)
+            if entry.life.phase is Phase.STOPPING:  # a stop that nobody heard would be waited for in vain
+                entry.commands.append(command)
         else:
             if process.state == "exited":
                 self._on_end(entry, process)
-
-    async def _forget(self, name: str) -> None:
-        try:
-            await self._keeper.forget_node(name)
-        except FluxbeeError:
-            self._keeper_errors += 1  # no record was there, or the keeper goes; the next launch replaces it
-
-
-def _mark(process: NodeProcess) -> tuple[int, str]:
-    """Which process of a name it is; an ended one has no pid any more."""
-    return (process.started_at_ms, process.unit)

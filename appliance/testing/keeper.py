@@ -40,6 +40,7 @@ class FakeKeeper:
         self._send, self.node_events = trio.open_memory_channel[NodeEnded](1024)
         self._pids = itertools.count(_FIRST_PID)
         self._started = itertools.count(EPOCH_2026_MS)
+        self._serials = itertools.count(1)
 
     def live(self) -> list[str]:
         """Names with a process, sorted."""
@@ -78,6 +79,8 @@ class FakeKeeper:
         """Drop a record."""
         await trio.lowlevel.checkpoint()
         self.calls.append(("forget", name))
+        if name in self.live():
+            raise Conflict(f"{name} runs", code="NODE_RUNNING")
         if self.records.pop(name, None) is None:
             raise NotFound(f"no process {name}")
 
@@ -101,6 +104,7 @@ class FakeKeeper:
             pid=next(self._pids),
             state="running",
             started_at_ms=next(self._started),
+            serial=next(self._serials),
             launch=launch,
         )
         self.records[launch.name] = process

@@ -3,6 +3,7 @@ import trio
 import trio.testing
 
 from appliance.services.orchestrator.locks import ResourceLocks
+from appliance.wire.errors import Busy
 
 
 def test_places_are_taken_when_tickets_are_made_not_when_tasks_run():
@@ -50,3 +51,18 @@ def test_who_is_cancelled_in_the_queue_leaves_it():
         assert len(locks) == 0
 
     trio.run(main)
+
+
+def test_a_turn_that_does_not_come_is_told_and_given_up():
+    async def main():
+        locks = ResourceLocks(patience_s=5)
+        async with locks.ticket("node:AI.a@h"):
+            second, third = locks.ticket("node:AI.a@h"), locks.ticket("node:AI.a@h")
+            with pytest.raises(Busy):
+                async with second:
+                    raise AssertionError("it is another's turn")
+        async with third:
+            assert len(locks) == 1
+        assert len(locks) == 0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

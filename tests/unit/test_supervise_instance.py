@@ -6,7 +6,15 @@ import threading
 
 import pytest
 
-from appliance.supervise.instance import FileFacts, Instance, list_instances, pretty_json
+from appliance.supervise.instance import (
+    CONFIG_FILE,
+    STATE_FILE,
+    FileFacts,
+    Instance,
+    clean_instances,
+    list_instances,
+    pretty_json,
+)
 from appliance.system.paths import Paths
 from appliance.wire.errors import Conflict, Damaged, Invalid, NotFound, Unavailable
 
@@ -141,3 +149,42 @@ def test_a_name_that_leaves_the_directory_is_refused(paths):
 
 def test_json_is_pretty_and_ends_with_a_line(paths):
     assert pretty_json({"b": [1]}) == b'{\n  "b": [\n    1\n  ]\n}\n'
+
+
+@pytest.mark.parametrize("file", [CONFIG_FILE, STATE_FILE])
+def test_a_pipe_or_a_link_in_the_place_of_a_file_neither_holds_nor_leads_us(paths, file):
+    instance = Instance(paths, "AI.a@h")
+    instance.make()
+    secret = paths.nodes / "secret"
+    secret.write_text('{"key": "value"}')
+    for place in (lambda at: os.mkfifo(at), lambda at: at.symlink_to(secret), lambda at: at.mkdir()):
+        at = instance.directory / file
+        place(at)
+        document, facts = instance.config() if file == CONFIG_FILE else instance.state()
+        assert (document, facts.valid) == (None, False)
+        at.rmdir() if at.is_dir() and not at.is_symlink() else at.unlink()
+
+
+def test_a_medium_that_fills_at_the_first_configuration_leaves_no_ghost(paths, monkeypatch):
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(Unavailable) as caught:
+        Instance(paths, "AI.a@h").create_config({"a": 1})
+    assert caught.value.code == "CONFIG_WRITE_FAILED"
+    monkeypatch.undo()
+    assert list(paths.nodes.rglob("*")) == []
+
+
+def test_what_kills_left_is_cleaned_and_nothing_else(paths):
+    kept = Instance(paths, "AI.a@h")
+    kept.create_config({"a": 1})
+    (kept.directory / ".config.0123.tmp").write_text("{")
+    (kept.directory / "data").write_text("the node's own")
+    (paths.nodes / "AI" / ".removing-0123").mkdir()
+    (paths.nodes / "AI" / ".removing-0123" / "config.json").write_text("{}")
+    Instance(paths, "WF.made@h").make()
+    assert clean_instances(paths) == 2
+    found = sorted(str(one.relative_to(paths.nodes)) for one in paths.nodes.rglob("*"))
+    assert found == ["AI", "AI/AI.a@h", "AI/AI.a@h/config.json", "AI/AI.a@h/data"]

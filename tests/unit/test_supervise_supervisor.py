@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -15,7 +17,7 @@ from appliance.supervise.restarts import RestartLedger
 from appliance.supervise.supervisor import Supervisor
 from appliance.testing.clock import EPOCH_2026_MS
 from appliance.testing.keeper import FakeKeeper
-from appliance.wire.errors import Invalid, Unavailable
+from appliance.wire.errors import Busy, Invalid, Unavailable
 
 NAME = "AI.a@h"
 
@@ -255,3 +257,91 @@ async def idle_loop_turns():
     trio.lowlevel.add_instrument(instrument)
     yield turns
     trio.lowlevel.remove_instrument(instrument)
+
+
+def test_a_stop_that_the_keeper_does_not_take_is_tried_again(tmp_path):
+    async def body(supervisor, keeper):
+        await supervisor.start(launch())
+        take, refused = keeper.stop_node, []
+
+        async def busy(name, **how):
+            if len(refused) < 3:
+                refused.append(name)
+                raise Busy("64 requests wait already")
+            return await take(name, **how)
+
+        keeper.stop_node = busy
+        assert await supervisor.stop(NAME, grace_s=2)
+        assert (refused, keeper.live()) == ([NAME] * 3, [])
+
+    supervised(body, tmp_path)
+
+
+def test_a_launch_that_counts_as_failed_and_lives_all_the_same_is_ended(tmp_path):
+    async def body(supervisor, keeper):
+        start, nodes = keeper.start_node, keeper.nodes
+
+        async def late(given):
+            await start(given)
+            raise Unavailable("the keeper did not answer within 10 s")
+
+        async def silent():
+            raise Unavailable("the keeper did not answer within 5 s")
+
+        keeper.start_node, keeper.nodes = late, silent
+        with pytest.raises(Unavailable):
+            await supervisor.start(launch())
+        await trio.testing.wait_all_tasks_blocked()
+        assert (keeper.live(), keeper.records) == ([], {})
+        keeper.start_node, keeper.nodes = start, nodes
+        assert await supervisor.start(launch())
+        assert keeper.live() == [NAME]
+
+    supervised(body, tmp_path)
+
+
+def test_a_wall_clock_that_goes_back_hides_no_end(tmp_path):
+    async def body(supervisor, keeper):
+        await supervisor.start(launch())
+        keeper._started = itertools.count(1000)  # 1970: the box has lost its time
+        keeper.end(NAME, code=1)
+        await trio.sleep(1.5)
+        start = keeper.start_node
+
+        async def short(given):
+            process = await start(given)
+            keeper.end(NAME, code=2)  # its end is told before the answer is dealt with
+            await trio.testing.wait_all_tasks_blocked()
+            return process
+
+        keeper.start_node = short
+        keeper.end(NAME, code=1)
+        await trio.sleep(3)
+        assert supervisor.process(NAME).phase is Phase.PARKED
+
+    supervised(body, tmp_path)
+
+
+def test_a_hundred_nodes_that_end_at_once_keep_the_keepers_bound(tmp_path):
+    async def body(supervisor, keeper):
+        names = [f"AI.n{number}@h" for number in range(100)]
+        for name in names:
+            await supervisor.start(launch(name))
+        forget, now, most = keeper.forget_node, 0, 0
+
+        async def counted(name):
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await trio.sleep(0.01)
+            now -= 1
+            await forget(name)
+
+        keeper.forget_node = counted
+        async with trio.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(partial(supervisor.stop, name, grace_s=2))
+        assert keeper.records == {}
+        assert most <= 32
+
+    supervised(body, tmp_path)

@@ -127,7 +127,9 @@ class InventoryVerbs:
         except FluxbeeError:
             seen, source = {}, "managed_instances_fallback"
         stored = await self._look()
-        names = sorted({*seen, *stored, *self._routers()})
+        # A process whose directory somebody deleted still lives, and is to be seen.
+        managed = {one.name for one in self._house.supervisor.processes() if one.active}
+        names = sorted({*seen, *stored, *managed, *self._routers()})
         return _Shown(at=now, source=source, names=names, seen=seen, stored=stored)
 
     def _routers(self) -> list[str]:

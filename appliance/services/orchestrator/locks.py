@@ -9,14 +9,23 @@ from __future__ import annotations
 
 from collections import deque
 from types import TracebackType
+from typing import Final
 
 import trio
 
-__all__ = ["ResourceLocks", "Ticket"]
+from appliance.wire.errors import Busy
+
+__all__ = ["PATIENCE_S", "ResourceLocks", "Ticket"]
+
+PATIENCE_S: Final = 60.0
+"""More than any caller waits (``spec/admin-api.md §A.6``) but for a publication, which takes no node."""
 
 
 class Ticket:
     """A place in the queue of one resource; ``async with`` waits for its turn and gives the place up.
+
+    Raises:
+        Busy: the turn did not come within the queue's patience; whoever asked has gone long since.
 
     A ticket that will not be used must be given back with :meth:`release`.
     """
@@ -30,10 +39,14 @@ class Ticket:
 
     async def __aenter__(self) -> None:
         try:
-            await self.turn.wait()
+            with trio.move_on_after(self._locks.patience_s):
+                await self.turn.wait()
         except BaseException:
             self.release()
             raise
+        if not self.turn.is_set():
+            self.release()
+            raise Busy(f"another change of {self.resource} takes its time")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -46,9 +59,14 @@ class Ticket:
 
 
 class ResourceLocks:
-    """Queues by name, such as ``node:AI.x@hive``, ``runtime:ai.x``, ``hive:edge-07``."""
+    """Queues by name, such as ``node:AI.x@hive``, ``runtime:ai.x``, ``hive:edge-07``.
 
-    def __init__(self) -> None:
+    Args:
+        patience_s: how long a turn is waited for, in seconds.
+    """
+
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+        self.patience_s = patience_s
         self._queues: dict[str, deque[Ticket]] = {}
 
     def __len__(self) -> int:

@@ -6,7 +6,10 @@ restarted by restarting its plane; nodes of the appliance are neither ended nor 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from typing import Final
 
 import trio
@@ -184,11 +187,26 @@ class NodeChangeVerbs:
             "purge_instance": purge,
         }
         victim = self._victim(name, unit, by_unit=text(request, "unit") is not None)
-        if not await self._end(victim, "SIGKILL" if signal == "SIGKILL" else "SIGTERM"):
-            answer |= {"status": "not_found", "state": "not_found"}
-        if purge and name is not None:
-            answer |= await self._purge(name)
+        async with self._held(request, name, victim):
+            if not await self._end(victim, "SIGKILL" if signal == "SIGKILL" else "SIGTERM"):
+                answer |= {"status": "not_found", "state": "not_found"}
+            if purge and name is not None:
+                answer |= await self._purge(name)
         return answer
+
+    def _held(
+        self, request: Request, name: NodeName | None, victim: str | None
+    ) -> AbstractAsyncContextManager[object]:
+        """The queue of the node that ends; it is ours already when the request names it.
+
+        Raises:
+            Invalid: the unit is that of another node than the one named.
+        """
+        if victim is None or request.get("node_name") is None:
+            return nullcontext() if victim is None else self._house.locks.ticket(f"node:{victim}")
+        if name is not None and victim != name.full:
+            raise Invalid(f"the unit is that of {victim}, not of {name.full}", field="unit")
+        return nullcontext()
 
     def _whom(self, request: Request) -> tuple[NodeName | None, str]:
         house = self._house
@@ -220,6 +238,9 @@ class NodeChangeVerbs:
     async def _purge(self, name: NodeName) -> Payload:
         timers = await self._purge_timers(name.full)
         try:
+            process = self._house.supervisor.process(name.full)
+            if process is not None and process.active:  # the unit that was named is not its own
+                raise Conflict(f"{name.full} runs", remedy=f"Kill its unit {process.unit}.")
             removed = await self._remove(name)
         except FluxbeeError as error:
             raise Unavailable(
@@ -288,6 +309,8 @@ class NodeChangeVerbs:
         house = self._house
         instance = Instance(house.paths, name.full)
         removed = await trio.to_thread.run_sync(instance.remove, limiter=house.files)
+        logs = partial(shutil.rmtree, house.paths.node_logs / name.full, ignore_errors=True)
+        await trio.to_thread.run_sync(logs, limiter=house.files)
         house.supervisor.drop(name.full)
         house.troubles.pop(name.full, None)
         self._forget(name.full)

@@ -17,6 +17,7 @@ import trio
 from appliance.sdk import Node, system_reply
 from appliance.store.files import durable_replace
 from appliance.supervise.backoff import RestartPolicy
+from appliance.supervise.instance import clean_instances
 from appliance.supervise.processes import NodeKeeper
 from appliance.supervise.restarts import RestartLedger
 from appliance.supervise.supervisor import Supervisor
@@ -150,6 +151,9 @@ class OrchestratorService:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Supervise until cancelled; started means that living nodes are adopted."""
         self._write_pid()
+        left = await trio.to_thread.run_sync(clean_instances, self.house.paths, limiter=self.house.files)
+        if left:
+            log.info("instance_leftovers_removed", entries=left)
         await self.supervisor.run(task_status=task_status)
 
     def _write_pid(self) -> None:

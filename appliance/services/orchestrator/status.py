@@ -120,9 +120,9 @@ class StatusVerbs:
 
     async def _facts(self, name: NodeName, instance: Instance) -> NodeFacts:
         house = self._house
-        # Small files that were just written or read: the page cache answers in microseconds.
-        config, config_facts = instance.config()
-        state, state_facts = instance.state()
+        (config, config_facts), (state, state_facts) = await trio.to_thread.run_sync(
+            lambda: (instance.config(), instance.state()), limiter=house.files
+        )
         visible = await house.sees(name.full)
         return NodeFacts(
             process=house.supervisor.process(name.full),
