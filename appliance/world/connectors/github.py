@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from appliance.wire.errors import Busy, FluxbeeError, Refused, Unreachable
+from appliance.wire.errors import Busy, Refused, Unreachable
 
 from .fetch import Answer, Fetcher
 from .publishing import Publisher, SourceEvent
@@ -23,6 +23,7 @@ __all__ = ["GithubPoller"]
 _STREAM: Final = "connectors"
 _SOURCE: Final = "connector-manager"
 _ISSUES: Final = 100
+_STATUS: Final = "GITHUB_STATUS"
 _REMEMBERED: Final = 256
 _LONGEST_WAIT_S: Final = 3600.0
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
@@ -56,7 +57,7 @@ class _Issue(msgspec.Struct):
     created_at: str
     updated_at: str
     user: _Login | None = None
-    pull_request: msgspec.Raw | None = None
+    pull_request: dict[str, object] | None = None
 
 
 class _Subject(msgspec.Struct):
@@ -116,16 +117,14 @@ class GithubPoller:
         token = await self._token()
         repos = _decoded(_repos, await self._get("/user/repos?sort=updated&per_page=30", token))
         await self._publisher.publish_changed([_repo_event(repo) for repo in repos])
-        failed: FluxbeeError | None = None
         for repo in repos:
             try:
                 await self._issues_of(repo, token)
             except Unreachable as error:  # one repository may have its issues switched off (CN-14)
-                failed = error if error.code == "TIMEOUT" else failed
+                if error.code != _STATUS:
+                    raise
         found = _decoded(_notifications, await self._get("/notifications?per_page=30", token))
         await self._publisher.publish_changed([_notification_event(one) for one in found])
-        if failed is not None:
-            raise failed
 
     async def _issues_of(self, repo: _Repo, token: str) -> None:
         place = f"{repo.owner.login}/{repo.name}"
@@ -174,7 +173,7 @@ class GithubPoller:
             )
         if answer.status == 403:
             raise Refused(f"GitHub refuses ({answer.status}; X-RateLimit-Remaining: {left})")
-        raise Unreachable(f"GitHub answered {answer.status}")
+        raise Unreachable(f"GitHub answered {answer.status}", code=_STATUS)
 
     def _wait_s(self, answer: Answer) -> float:
         after, reset = answer.headers.get("retry-after", ""), answer.headers.get("x-ratelimit-reset", "")
