@@ -23,7 +23,7 @@ from collections.abc import Callable
 from .frames import Shape, frame, messages
 from .links import Link, open_link
 
-__all__ = ["Client", "main"]
+__all__ = ["Answer", "Client", "main", "summary"]
 
 _HEX48 = (1 << 48) - 1
 _now = time.monotonic_ns
@@ -220,7 +220,7 @@ class Client:
                 extra = size - length
                 if not link.chatter(bytes(buffer[:extra])) and not link.chatter(bytes(buffer[length:size])):
                     raise ValueError(f"an answer of {size} bytes instead of {length}")
-        return _summary(times)
+        return summary(times)
 
     def do_echo(self, count: int, warm: int) -> Answer:
         """Answer each of ``count`` messages with the next prepared write."""
@@ -288,7 +288,7 @@ class Client:
                     sock, held = rest[fd]
                     held += sock.recv(65536, socket.MSG_DONTWAIT)
                     _latencies(held, _now(), times)
-        return _summary(times)
+        return summary(times)
 
     def do_stuff(self, to: str, payload_bytes: int, limit: int, blocked_s: float = 0.5) -> Answer:
         """Send large messages to one who does not read, until the router says so or stops reading us."""
@@ -347,7 +347,8 @@ def _latencies(held: bytearray, now: int, times: array[int]) -> None:
     del held[:at]
 
 
-def _summary(times: array[int]) -> Answer:
+def summary(times: array[int]) -> Answer:
+    """Count, median, percentiles and worst of ``times`` (nanoseconds)."""
     ordered = sorted(times)
     if not ordered:
         return {"count": 0}

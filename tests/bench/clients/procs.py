@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cpu_by_thread", "descendants", "field", "growth"]
+__all__ = ["cpu_by_thread", "descendants", "field", "growth", "pin"]
 
 
 def descendants(pid: int) -> list[int]:
@@ -40,6 +40,12 @@ def cpu_by_thread(pids: list[int]) -> dict[int, int]:
 def growth(before: dict[int, int], after: dict[int, int]) -> int:
     """How much the counters of the threads that are still there have grown; new threads count whole."""
     return sum(count - before.get(thread, 0) for thread, count in after.items())
+
+
+def pin(pid: int, cpu: int) -> None:
+    """Keep all threads of ``pid``, and those that they start, on one CPU."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {cpu})
 
 
 def field(path: Path, name: str) -> int:
