@@ -22,7 +22,7 @@ from appliance.router.outbox import Limits
 from appliance.router.threads import ThreadCounters
 from appliance.wire.codec import HotMessage, HotMeta
 from appliance.wire.frames import FrameSplitter
-from appliance.wire.routes import parse_routes, parse_vpns
+from appliance.wire.routes import Route, VpnRule, parse_routes, parse_vpns
 from appliance.wire.seams import Resolution
 
 __all__ = [
@@ -40,7 +40,20 @@ __all__ = [
     "message",
     "numbered_uuid",
     "pack",
+    "routes_in_force",
+    "vpns_in_force",
 ]
+
+
+def routes_in_force(values: list[object]) -> tuple[Route, ...]:
+    """Routes as the router reads them from their region."""
+    return tuple(entry.in_force() for entry in parse_routes(values))
+
+
+def vpns_in_force(values: list[object]) -> tuple[VpnRule, ...]:
+    """Rules as the router reads them from their region."""
+    return tuple(entry.in_force() for entry in parse_vpns(values))
+
 
 HIVE = "north"
 ROUTER_UUID = "00000000-0000-4000-8000-0000000000ff"
@@ -327,7 +340,7 @@ class Rig:
 
     def configure(self, *, routes: Sequence[Json] = (), vpns: Sequence[Json] = ()) -> None:
         """Static routes and VPN rules, as documents."""
-        self.engine.fib.configure(parse_routes(list(routes)), parse_vpns(list(vpns)))
+        self.engine.fib.configure(routes_in_force(list(routes)), vpns_in_force(list(vpns)))
 
     def learn(self, *nodes: RemoteNode) -> None:
         """Nodes of other hives."""

@@ -11,8 +11,8 @@ from appliance.router.connection import Connection, Peer
 from appliance.router.fib import Decision, Fib, Hop, LearnedRoute, RemoteNode, allowed, assign_vpn
 from appliance.router.outbox import Limits
 from appliance.wire.names import MatchKind, base_name, is_system_name, matcher, specificity
-from appliance.wire.routes import Route, RouteAction, VpnRule, parse_routes, parse_vpns
-from tests.router_kit import numbered_uuid
+from appliance.wire.routes import Route, RouteAction, VpnRule
+from tests.router_kit import numbered_uuid, routes_in_force, vpns_in_force
 
 serial = itertools.count(1)
 
@@ -49,7 +49,7 @@ def learned(
 def table(*routes: dict[str, Any], static_override: bool = False) -> tuple[Fib, Connection]:
     """A table with these static routes and one asking node."""
     fib = Fib(static_override=static_override)
-    fib.configure(parse_routes(list(routes)), ())
+    fib.configure(routes_in_force(list(routes)), ())
     return fib, node(fib, "AI.me@north")
 
 
@@ -136,9 +136,9 @@ def test_order_of_local_static_and_learned_entries() -> None:
     assert where(fib.by_destination_name(me, name)) == "south"
     fib.learn([], [learned(name, "EXACT", hive="east"), learned("AI.", hive="west")])
     assert where(fib.by_destination_name(me, name)) == "east"
-    fib.configure(parse_routes([forward(name, "static-prefix")]), ())
+    fib.configure(routes_in_force([forward(name, "static-prefix")]), ())
     assert where(fib.by_destination_name(me, name)) == "east"
-    fib.configure(parse_routes([forward(name, "static-exact", "EXACT")]), ())
+    fib.configure(routes_in_force([forward(name, "static-exact", "EXACT")]), ())
     fib.learn([far], [learned(name, "EXACT", hive="east")])
     assert where(fib.by_destination_name(me, name)) == "static-exact"
     here = node(fib, name)
@@ -209,7 +209,7 @@ def test_a_globbed_base_is_anycast_to_the_longest_name() -> None:
 
 def test_one_blocked_hit_ends_the_search() -> None:
     fib, me = table()
-    fib.configure((), parse_vpns([{"pattern": "AI.abc", "vpn_id": 7}]))
+    fib.configure((), vpns_in_force([{"pattern": "AI.abc", "vpn_id": 7}]))
     node(fib, "AI.abc@north")
     node(fib, "AI.a@north")
     assert where(fib.by_destination_name(me, "AI.a*@*")) is Hop.BLOCKED
@@ -244,7 +244,7 @@ def test_a_wildcard_is_looked_for_again_after_every_change_and_for_every_sender(
     fib.learn([remote("AI.a@south", vpn=7)], [])
     assert where(fib.by_destination_name(me, "AI.a@*")) is Hop.BLOCKED
     assert where(fib.by_destination_name(node(fib, "SY.a@north"), "AI.a@*")) == "south"
-    fib.configure((), parse_vpns([{"pattern": "AI.me", "vpn_id": 7}]))
+    fib.configure((), vpns_in_force([{"pattern": "AI.me", "vpn_id": 7}]))
     assert where(fib.by_destination_name(me, "AI.a@*")) == "south"
     near = node(fib, "AI.a@north")
     assert where(fib.by_destination_name(me, "AI.a@*")) is Hop.BLOCKED
@@ -280,7 +280,7 @@ def test_the_lowest_priority_number_decides_and_then_the_order(name: str, vpn: i
     fib = Fib()
     fib.configure(
         (),
-        parse_vpns(
+        vpns_in_force(
             [
                 {"pattern": "AI.b", "vpn_id": 8, "priority": 200},
                 {"pattern": "AI.b", "vpn_id": 7, "priority": 50},
@@ -320,7 +320,7 @@ def test_a_change_of_rules_says_who_moved() -> None:
     fib, me = table()
     b = node(fib, "AI.b@north")
     standby = node(fib, "AI.b@north")
-    rules = parse_vpns([{"pattern": "AI.b", "vpn_id": 7}])
+    rules = vpns_in_force([{"pattern": "AI.b", "vpn_id": 7}])
     assert fib.configure((), rules) == [b, standby]
     assert fib.configure((), rules) == []
     assert (me.vpn, b.vpn, standby.vpn) == (0, 7, 7)
@@ -360,7 +360,7 @@ def test_removing_removes_only_the_own_registration() -> None:
 def test_every_decision_explains_itself() -> None:
     fib, me = table(drop("AI.d"), forward("AI.f"))
     fib.configure(
-        parse_routes([drop("AI.d"), forward("AI.f")]), parse_vpns([{"pattern": "AI.v", "vpn_id": 7}])
+        routes_in_force([drop("AI.d"), forward("AI.f")]), vpns_in_force([{"pattern": "AI.v", "vpn_id": 7}])
     )
     node(fib, "AI.v@north")
     fib.learn([remote("AI.r@south")], [])

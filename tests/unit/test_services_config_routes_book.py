@@ -19,7 +19,7 @@ from appliance.services.config_routes.book import (
 )
 from appliance.wire.errors import Conflict, FluxbeeError, Invalid, NotFound
 from appliance.wire.names import MatchKind
-from appliance.wire.routes import Route, RouteAction, VpnRule
+from appliance.wire.routes import Route, RouteAction, RouteEntry, VpnEntry, VpnRule
 
 LIMITS = RouteLimits()
 NOW = 1_760_000_000_000
@@ -39,9 +39,10 @@ def test_a_hive_begins_with_version_1_and_empty_lists():
     assert RouteBook() == RouteBook(version=1, updated_at_ms=0, routes=(), vpns=())
 
 
-def test_a_route_is_appended_with_the_reference_s_defaults():
+def test_a_route_is_appended_as_written_and_in_force_with_the_reference_s_defaults():
     book, route = add_route(RouteBook(), ROUTE, LIMITS, NOW)
-    assert route == Route(
+    assert route == RouteEntry(prefix="AI.a", action=RouteAction.DROP)
+    assert route.in_force() == Route(
         prefix="AI.a",
         match_kind=MatchKind.PREFIX,
         action=RouteAction.DROP,
@@ -57,7 +58,8 @@ def test_a_route_is_appended_with_the_reference_s_defaults():
 
 def test_a_rule_is_appended_likewise():
     book, rule = add_vpn(RouteBook(), RULE, LIMITS, NOW)
-    assert rule == VpnRule(pattern="AI.a", match_kind=MatchKind.PREFIX, vpn_id=7, priority=100)
+    assert rule == VpnEntry(pattern="AI.a", vpn_id=7)
+    assert rule.in_force() == VpnRule(pattern="AI.a", match_kind=MatchKind.PREFIX, vpn_id=7, priority=100)
     assert book == RouteBook(version=2, updated_at_ms=NOW, vpns=(rule,))
 
 

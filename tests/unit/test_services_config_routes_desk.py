@@ -14,7 +14,7 @@ from appliance.services.config_routes.desk import RoutesDesk
 from appliance.wire.envelope import Meta, build_message, encode_message
 from appliance.wire.errors import Unavailable
 from appliance.wire.frames import MAX_FRAME_BYTES
-from appliance.wire.routes import Route, RouteAction, VpnRule
+from appliance.wire.routes import RouteAction, RouteEntry, VpnEntry
 
 HIVE = "north"
 NAME = f"SY.config.routes@{HIVE}"
@@ -26,8 +26,8 @@ ROUTE = {"prefix": "AI.a", "action": "DROP"}
 RULE = {"pattern": "AI.a", "vpn_id": 7}
 BOOK = RouteBook(
     version=5,
-    routes=(Route(prefix="AI.x", action=RouteAction.DROP),),
-    vpns=(VpnRule(pattern="AI.y", vpn_id=3),),
+    routes=(RouteEntry(prefix="AI.x", action=RouteAction.DROP),),
+    vpns=(VpnEntry(pattern="AI.y", vpn_id=3),),
 )
 
 
@@ -110,11 +110,10 @@ def test_lists_are_shown_with_the_version_and_change_nothing():
         "routes": [
             {
                 "prefix": "AI.x",
-                "match_kind": "PREFIX",
                 "action": "DROP",
                 "next_hop_hive": None,
-                "metric": 0,
-                "priority": 100,
+                "metric": None,
+                "priority": None,
             }
         ],
     }
@@ -122,7 +121,7 @@ def test_lists_are_shown_with_the_version_and_change_nothing():
     answer = admin("list_vpns", None)
     assert answer.payload["payload"] == {
         "config_version": 5,
-        "vpns": [{"pattern": "AI.y", "match_kind": "PREFIX", "vpn_id": 3, "priority": 100}],
+        "vpns": [{"pattern": "AI.y", "vpn_id": 3, "priority": None}],
     }
 
 
@@ -446,7 +445,7 @@ def test_full_lists_of_long_names_can_be_shown_one_by_one():
 def test_a_list_that_even_so_does_not_fit_is_an_error_with_a_way_out():
     book = RouteBook(
         routes=tuple(
-            Route(prefix=f"{number:03}" + "\x01" * 250, action=RouteAction.DROP) for number in range(256)
+            RouteEntry(prefix=f"{number:03}" + "\x01" * 250, action=RouteAction.DROP) for number in range(256)
         )
     )
     answer = admin("list_routes", {}, book=book)

@@ -14,16 +14,18 @@ from appliance.services.config_routes.book import MAX_VERSION, RouteBook
 from appliance.services.config_routes.document import edited, read_document, write_document
 from appliance.wire.errors import FluxbeeError, Misconfigured
 from appliance.wire.names import MatchKind
-from appliance.wire.routes import Route, RouteAction, VpnRule
+from appliance.wire.routes import RouteAction, RouteEntry, VpnEntry
 
 BOOK = RouteBook(
     version=42,
     updated_at_ms=1_760_000_000_123,
     routes=(
-        Route(prefix="AI.a.*", match_kind=MatchKind.GLOB, action=RouteAction.FORWARD, next_hop_hive="south"),
-        Route(prefix="WF", action=RouteAction.DROP, metric=5, priority=1),
+        RouteEntry(
+            prefix="AI.a.*", match_kind=MatchKind.GLOB, action=RouteAction.FORWARD, next_hop_hive="south"
+        ),
+        RouteEntry(prefix="WF", action=RouteAction.DROP, metric=5, priority=1),
     ),
-    vpns=(VpnRule(pattern="AI.é", match_kind=MatchKind.EXACT, vpn_id=4_294_967_295, priority=0),),
+    vpns=(VpnEntry(pattern="AI.é", match_kind=MatchKind.EXACT, vpn_id=4_294_967_295, priority=0),),
 )
 
 
@@ -59,8 +61,6 @@ def test_the_shape_is_the_reference_s(path):
         "match_kind": "GLOB",
         "action": "FORWARD",
         "next_hop_hive": "south",
-        "metric": 0,
-        "priority": 100,
     }
     assert "next_hop_hive" not in value["routes"][1]
     assert value["vpns"] == [
@@ -82,8 +82,8 @@ def test_an_operator_s_short_form_has_the_defaults(path):
     write(path, "routes:\n- {prefix: AI.a, action: DROP}\nvpns:\n- {pattern: AI.b, vpn_id: 3}\n")
     book = read_document(path)
     assert (book.version, book.updated_at_ms) == (1, 0)
-    assert book.routes == (Route(prefix="AI.a", action=RouteAction.DROP),)
-    assert book.vpns == (VpnRule(pattern="AI.b", vpn_id=3),)
+    assert book.routes == (RouteEntry(prefix="AI.a", action=RouteAction.DROP),)
+    assert book.vpns == (VpnEntry(pattern="AI.b", vpn_id=3),)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_si
         updated_at_ms=st.integers(0, 10**15),
         routes=st.lists(
             st.builds(
-                Route,
+                RouteEntry,
                 prefix=names,
                 match_kind=st.sampled_from(MatchKind),
                 action=st.sampled_from(RouteAction),
@@ -191,7 +191,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_si
             ),
             max_size=4,
         ).map(tuple),
-        vpns=st.lists(st.builds(VpnRule, pattern=names, vpn_id=st.integers(0, 2**32 - 1)), max_size=4).map(
+        vpns=st.lists(st.builds(VpnEntry, pattern=names, vpn_id=st.integers(0, 2**32 - 1)), max_size=4).map(
             tuple
         ),
     )
@@ -205,7 +205,7 @@ def test_every_document_survives_its_file(tmp_path_factory, book):
 
 @pytest.mark.parametrize("name", ["a\x85b", "\u2028", "é\u2029", "AI.größe", "- {", "#", "null"])
 def test_odd_names_survive_the_file(tmp_path, name):
-    book = RouteBook(vpns=(VpnRule(pattern=name, vpn_id=1),))
+    book = RouteBook(vpns=(VpnEntry(pattern=name, vpn_id=1),))
     write_document(tmp_path / "routes.yaml", book)
     assert read_document(tmp_path / "routes.yaml") == book
 

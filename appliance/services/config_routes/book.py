@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from appliance.wire.errors import Conflict, Invalid, NotFound
-from appliance.wire.routes import Route, VpnRule, parse_routes, parse_vpns
+from appliance.wire.routes import RouteEntry, VpnEntry, parse_routes, parse_vpns
 
 __all__ = [
     "MAX_VERSION",
@@ -43,8 +43,8 @@ class RouteBook(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = 1
     updated_at_ms: int = 0
-    routes: tuple[Route, ...] = ()
-    vpns: tuple[VpnRule, ...] = ()
+    routes: tuple[RouteEntry, ...] = ()
+    vpns: tuple[VpnEntry, ...] = ()
 
     def same_lists(self, other: RouteBook) -> bool:
         """Whether only version or time differ."""
@@ -69,7 +69,9 @@ def _next(book: RouteBook, limits: RouteLimits, now_ms: int, **lists: object) ->
     return fresh
 
 
-def add_route(book: RouteBook, value: object, limits: RouteLimits, now_ms: int) -> tuple[RouteBook, Route]:
+def add_route(
+    book: RouteBook, value: object, limits: RouteLimits, now_ms: int
+) -> tuple[RouteBook, RouteEntry]:
     """Append one route.
 
     Raises:
@@ -82,7 +84,7 @@ def add_route(book: RouteBook, value: object, limits: RouteLimits, now_ms: int) 
     return _next(book, limits, now_ms, routes=(*book.routes, route)), route
 
 
-def add_vpn(book: RouteBook, value: object, limits: RouteLimits, now_ms: int) -> tuple[RouteBook, VpnRule]:
+def add_vpn(book: RouteBook, value: object, limits: RouteLimits, now_ms: int) -> tuple[RouteBook, VpnEntry]:
     """Append one VPN rule; errors as :func:`add_route`, with ``DUPLICATE_PATTERN``."""
     (rule,) = parse_vpns([value], "vpn")
     if any(known.pattern == rule.pattern for known in book.vpns):

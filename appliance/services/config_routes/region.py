@@ -57,8 +57,8 @@ class ConfigRegion:
                 table.clear(txn)
             CFG_META.put(txn, "v", ConfigMeta(book.version, book.updated_at_ms, self._hive))
             for index, route in enumerate(book.routes):
-                CFG_ROUTE.put(txn, index, route)
+                CFG_ROUTE.put(txn, index, route.in_force())
             for index, rule in enumerate(book.vpns):
-                CFG_VPN.put(txn, index, rule)
+                CFG_VPN.put(txn, index, rule.in_force())
         if rebuilding:
             environment.finish_rebuild("config", applied_seq=sequence)
