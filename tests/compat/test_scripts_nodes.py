@@ -135,6 +135,23 @@ def test_node_status_fr7_of_a_node_that_reports(box):
     box.remove(name)
 
 
+def test_identity_register_strict_while_identity_is_out_of_reach(hive_folder):
+    """The scripts stop its service; here a route that wins over the live node keeps everybody from it."""
+    settings = {**SETTINGS, "routing": {"static_override": True}}
+    with HiveHarness(hive_folder, settings=settings) as running, Box.of(running) as box:
+        box.install("wf.orch.diag", "0.0.1")
+        box.call("POST", "/routes", {"prefix": "SY.identity", "action": "DROP"})
+        answer = box.spawn("WF.strict", code=500, runtime="wf.orch.diag", tenant_id=TENANT)
+        assert answer["error_code"] == "IDENTITY_REGISTER_FAILED"
+        assert set(re.findall(r"SY\.identity@[\w-]+", str(answer))) <= {"SY.identity@motherbee"}
+        assert not box.config_path("WF.strict").exists()
+        box.call("DELETE", "/routes?prefix=SY.identity")
+        box.until(
+            "it is reached again",
+            lambda: box.spawn("WF.strict", None, runtime="wf.orch.diag")["status"] == "ok",
+        )
+
+
 REPORTER = """
 async def main():
     import os
