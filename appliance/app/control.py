@@ -53,6 +53,8 @@ async def control_plane(
         settings.role,
         planes=seams.planes,
         journals=lambda: [*routes.journals(), *identity.journals()],
+        notices=tuple if orchestrator is None else orchestrator.notices,
+        places=(hive.paths.lib, hive.paths.run, settings.storage_dir),
     )
 
     admin = admin_service(hive)

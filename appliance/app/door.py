@@ -85,7 +85,7 @@ def _health(health: HealthService, admin: AdminService) -> Callable[[], Awaitabl
         if not admin.is_connected:
             reasons = (*reasons, "SY.admin is not connected to the router")
         planes = {f"plane.{plane.name}": plane.state for plane in report.planes}
-        return Health(reasons=reasons, facts={**report.facts, **planes})
+        return Health(reasons=reasons, notices=report.notices, facts={**report.facts, **planes})
 
     return source
 
@@ -107,6 +107,7 @@ def _overview(
             "version": __version__,
             "uptime_ms": int((time.monotonic() - started) * 1000),
             "reasons": report.reasons,
+            "notices": report.notices,
             "facts": report.facts,
             "planes": report.planes,
             "nodes": nodes,

@@ -92,6 +92,8 @@ def _print(report: dict[str, Any]) -> None:
     sys.stdout.write(f"{state}\n")
     for reason in reasons:
         sys.stdout.write(f"  {paint(reason, 'red', sys.stdout)}\n")
+    for notice in health.get("notices") or []:
+        sys.stdout.write(f"  {paint(notice, 'yellow', sys.stdout)}\n")
     print_fields(fields)
     rows = [
         (one["name"], one["uuid"], one["vpn_id"], "" if one["serving"] else "standby", one["pid"])

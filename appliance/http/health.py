@@ -22,11 +22,13 @@ _PATIENCE_S = 1.0
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """How the hive is.
 
-    ``reasons`` says what is wrong, one sentence each; empty means well. ``facts`` are further keys of the
+    ``reasons`` says what is wrong, one sentence each; empty means well. ``notices`` want somebody to look and
+    leave the hive well; the key is there when there are any. ``facts`` are further keys of the
     body (versions, roles, durability), never ``status`` or ``reasons``.
     """
 
     reasons: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
     facts: dict[str, str | int | float | bool] = {}
 
     @property
@@ -47,6 +49,8 @@ async def health_response(source: HealthSource) -> Response:
     body.update(health.facts)
     if not health.ok:
         body["reasons"] = health.reasons
+    if health.notices:
+        body["notices"] = health.notices
     return Response(
         msgspec.json.encode(body),
         status_code=200 if health.ok else 503,

@@ -7,12 +7,14 @@ keeper says about the planes, what this plane's own journals say. Nothing polls,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import trio
 
 from appliance import __version__
 from appliance.sdk import Node
+from appliance.system.space import rooms
 from appliance.wire import verbs
 from appliance.wire.envelope import system_message
 from appliance.wire.errors import FluxbeeError
@@ -40,9 +42,13 @@ class JournalState(msgspec.Struct, frozen=True):
 
 
 class HealthReport(msgspec.Struct, frozen=True, kw_only=True):
-    """``reasons`` is empty when all is well; ``facts`` are plain figures for people and monitors."""
+    """``reasons`` is empty when the hive is well; ``facts`` are plain figures for people and monitors.
+
+    ``notices`` ask for somebody's eye and leave the hive well: a node that is parked, a disk that fills up.
+    """
 
     reasons: tuple[str, ...]
+    notices: tuple[str, ...] = ()
     facts: dict[str, str | int | float | bool]
     planes: tuple[PlaneState, ...] = ()
 
@@ -64,6 +70,8 @@ class HealthService:
         role: ``motherbee`` or ``worker``.
         planes: asks the keeper; ``None`` without one (a harness).
         journals: this plane's journals.
+        notices: further things that people should see.
+        places: directories whose file systems must have room.
     """
 
     def __init__(
@@ -73,11 +81,16 @@ class HealthService:
         *,
         planes: Callable[[], Awaitable[Sequence[PlaneState]]] | None = None,
         journals: Callable[[], Sequence[JournalState]] = tuple,
+        notices: Callable[[], Sequence[str]] = tuple,
+        places: Sequence[Path] = (),
     ) -> None:
         self._hive = hive
         self._role = role
         self._planes = planes
         self._journals = journals
+        self._notices = notices
+        self._places = places
+        self._shared: Shared[HealthReport] = Shared()
         self.node: Node | None = None
 
     async def serve(self, node: Node) -> None:
@@ -89,6 +102,7 @@ class HealthService:
                 payload = {
                     "status": "ok",
                     "reasons": report.reasons,
+                    "notices": report.notices,
                     "planes": report.planes,
                     "facts": report.facts,
                 }
@@ -102,7 +116,10 @@ class HealthService:
                 await node.send(answer)
 
     async def report(self) -> HealthReport:
-        """Ask everybody at once; who does not answer in time is a reason."""
+        """Ask everybody at once; who does not answer in time is a reason. Many who ask are asked for once."""
+        return await self._shared.ask(b"", self._report)
+
+    async def _report(self) -> HealthReport:
         reasons: list[str] = []
         planes: list[PlaneState] = []
         facts: dict[str, str | int | float | bool] = {
@@ -115,7 +132,10 @@ class HealthService:
             if self._planes is not None:
                 nursery.start_soon(self._ask_keeper, self._planes, reasons, planes)
         reasons += [_failed(journal) for journal in self._journals() if journal.failure]
-        return HealthReport(reasons=tuple(reasons), facts=facts, planes=tuple(planes))
+        notices = list(self._notices())
+        for room in rooms(self._places):
+            (reasons if room.full else notices).append(str(room))
+        return HealthReport(reasons=tuple(reasons), notices=tuple(notices), facts=facts, planes=tuple(planes))
 
     async def _ask_router(self, reasons: list[str], facts: dict[str, str | int | float | bool]) -> None:
         node = self.node

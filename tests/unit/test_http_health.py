@@ -38,6 +38,16 @@ async def test_ill_is_503_with_reasons() -> None:
     assert json.loads(response.body) == {"status": "error", "reasons": ["the journal is read-only"]}
 
 
+@trio_test
+async def test_notices_are_seen_and_leave_it_well() -> None:
+    async def noticed() -> Health:
+        return Health(notices=("AI.a@h is parked",))
+
+    response = await health_response(noticed)
+    assert response.status_code == 200
+    assert json.loads(response.body) == {"status": "ok", "notices": ["AI.a@h is parked"]}
+
+
 def test_a_source_that_does_not_answer_is_the_reason() -> None:
     response = trio.run(health_response, mute, clock=MockClock(autojump_threshold=0))
     assert response.status_code == 503

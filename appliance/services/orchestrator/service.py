@@ -18,6 +18,7 @@ from appliance.sdk import Node, system_reply
 from appliance.store.files import durable_replace
 from appliance.supervise.backoff import RestartPolicy
 from appliance.supervise.instance import clean_instances
+from appliance.supervise.lifecycle import Phase
 from appliance.supervise.processes import NodeKeeper
 from appliance.supervise.restarts import RestartLedger
 from appliance.supervise.supervisor import Supervisor
@@ -46,6 +47,8 @@ from .verbs_table import ACTION_OF, MOTHER_ONLY, is_guarded, resource_of
 __all__ = ["OrchestratorConfig", "OrchestratorService", "OrchestratorStatistics"]
 
 log = get_logger("orchestrator")
+
+_MOST_NOTICES = 20
 
 _STAMP_BYTES = 2048
 """What the router may add to an answer: the sender's name, in which every byte may be escaped."""
@@ -145,6 +148,20 @@ class OrchestratorService:
             reconciled=self._reconciler.started,
             reconcile_failures=self._reconciler.failed,
         )
+
+    def notices(self) -> tuple[str, ...]:
+        """What people should know of managed nodes: who rests though somebody wanted it to live."""
+        told: list[str] = []
+        for process in self.supervisor.processes():
+            trouble = process.trouble or self.house.troubles.get(process.name)
+            if process.phase is Phase.PARKED:
+                told.append(f"{process.name} is parked: it ended {process.failures} times in a row")
+            elif process.phase is Phase.FAILED:
+                told.append(f"{process.name} was not started: {trouble or 'no reason is known'}")
+        known = {process.name for process in self.supervisor.processes()}
+        told += [f"{name}: {why}" for name, why in sorted(self.house.troubles.items()) if name not in known]
+        more = len(told) - _MOST_NOTICES
+        return (*told[:_MOST_NOTICES], f"and {more} nodes more") if more > 0 else tuple(told)
 
     # --- life ------------------------------------------------------------------------------------------
 

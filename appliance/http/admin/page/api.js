@@ -47,11 +47,12 @@ export async function call(method, path, body) {
 
 export const get = (path) => call("GET", path);
 
-/** What /health says: {well, reasons}. */
+/** What /health says: {well, reasons}; reasons and, behind them, what else somebody should see. */
 export async function health() {
   const response = await send("GET", "/health");
   const answer = await response.json().catch(() => ({}));
-  return {well: response.ok, reasons: answer.reasons ?? (response.ok ? [] : [`HTTP ${response.status}`])};
+  const reasons = answer.reasons ?? (response.ok ? [] : [`HTTP ${response.status}`]);
+  return {well: response.ok, reasons: [...reasons, ...(answer.notices ?? [])]};
 }
 
 /** Follow a stream of server-sent events until `signal` aborts; calls take(data, event) for each. */

@@ -42,7 +42,7 @@ async function showHealth() {
   const badge = byId("health");
   badge.textContent = well ? "well" : "needs attention";
   badge.className = `pill ${well ? "good" : "bad"}`;
-  byId("notice").hidden = well;
+  byId("notice").hidden = reasons.length === 0;
   byId("notice").textContent = reasons.join(" · ");
   setTimeout(whenSeen(showHealth), HEALTH_MS);
 }

@@ -23,7 +23,9 @@ export function show(host, hive, signal) {
         facts([["pending", stored?.metrics?.pending], ["oldest", span(stored?.metrics?.oldest_pending_age_s)]])),
       card("Health", (seen.reasons ?? []).length
         ? h("ul", {class: "bad"}, seen.reasons.map((reason) => h("li", {}, reason)))
-        : h("p", {class: "good"}, "Everything that should run, runs.")));
+        : (seen.notices ?? []).length ? null : h("p", {class: "good"}, "Everything that should run, runs."),
+      (seen.notices ?? []).length
+        ? h("ul", {}, seen.notices.map((notice) => h("li", {}, notice))) : null));
     fill(planes, h("h2", {}, "Planes"), table([
       ["Plane", (one) => one.name, "name"], ["State", (one) => state(one.state)],
       ["Restarts", (one) => one.restarts, "number"], ["Why", (one) => one.why]],
