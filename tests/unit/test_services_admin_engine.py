@@ -369,3 +369,17 @@ async def test_without_a_router_nobody_waits_long():
     peers = Peers()
     with pytest.raises(Unavailable):
         await peers.admin("SY.orchestrator@m", "list_nodes", {}, 5)
+
+
+@on_trio
+async def test_equal_reads_at_once_are_asked_once_and_changes_never(tmp_path):
+    peers = Script()
+    async with engine(tmp_path, peers) as made:
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(made.execute, call("get_node_status", node_name="AI.x"))
+                nursery.start_soon(made.execute, call("send_node_message", node_name="AI.x", payload={}))
+                nursery.start_soon(made.execute, call("start_node", node_name="AI.x"))
+    asked = [action for _, action, _ in peers.asked]
+    assert (asked.count("get_node_status"), asked.count("start_node"), len(peers.told)) == (2, 10, 10)
+    assert made.counts.reads_shared == 8

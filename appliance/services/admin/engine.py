@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
+import msgspec
 import trio
 
+from appliance.services.sharing import Shared
 from appliance.system.log import get_logger
 from appliance.wire.admin.catalogue import ACTIONS, CATALOGUE, REGISTRY_VERSION
 from appliance.wire.admin.outcome import AdminCall, AdminOutcome, Form, failure, from_error
@@ -46,6 +49,9 @@ LogReader = Callable[[str, int], Awaitable[Mapping[str, object]]]
 
 log = get_logger("admin")
 
+_SHARED = frozenset({Kind.ADMIN, Kind.SYSTEM, Kind.ILKS})
+"""Reads that cost messages: equal ones at the same time are asked once."""
+
 _SHORT = frozenset({"configure_routes", "configure_vpns"})
 
 
@@ -69,6 +75,7 @@ class Engine:
         self.logs: LogReader | None = None
         self._routes = RouteChanges(peers, counters, counts, planner)
         self._nursery: trio.Nursery | None = None
+        self._shared: Shared[AdminOutcome] = Shared()
         self._catalogue = raw_json({"registry_version": REGISTRY_VERSION, "actions": CATALOGUE})
         self._ways: Mapping[Kind, Callable[[Plan], Awaitable[AdminOutcome]]] = {
             Kind.ADMIN: self._ask_admin,
@@ -123,10 +130,19 @@ class Engine:
                 outcome = await self._in_turn(plan)
             else:
                 counts.reads += 1
-                outcome = await self.perform(plan)
+                outcome = await self._read(plan, call.action)
         finally:
             counts.running -= 1
         counts.failed += outcome.status == "error"
+        return outcome
+
+    async def _read(self, plan: Plan, action: str) -> AdminOutcome:
+        entry = ACTIONS.get(action)
+        if plan.kind not in _SHARED or entry is None or not entry.read_only:
+            return await self.perform(plan)
+        key = msgspec.json.encode((plan.action, plan.dst, plan.verb, plan.payload))
+        outcome = await self._shared.ask(key, partial(self.perform, plan))
+        self.counts.reads_shared = self._shared.statistics().shared
         return outcome
 
     async def _in_turn(self, plan: Plan) -> AdminOutcome:

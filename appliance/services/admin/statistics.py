@@ -10,7 +10,8 @@ __all__ = ["AdminStatistics", "Counts"]
 class AdminStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Counts since start, and what is under way now.
 
-    ``reads`` and ``mutations`` are executed actions, ``failed`` those whose outcome was an error,
+    ``reads`` and ``mutations`` are executed actions, ``reads_shared`` reads that got the answer to an equal
+    question, ``failed`` those whose outcome was an error,
     ``transport_failures`` those whose peer did not answer. ``commands`` came as ADMIN_COMMAND,
     ``commands_refused`` from somebody who may not, ``commands_busy`` beyond the bound, ``answers_lost`` could
     not be sent. ``locks_held`` resources are being changed or waited for; ``lock_timeouts`` gave up waiting.
@@ -18,6 +19,7 @@ class AdminStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     reads: int
+    reads_shared: int
     mutations: int
     failed: int
     transport_failures: int
@@ -51,6 +53,7 @@ class Counts(msgspec.Struct):
     log_dropped: int = 0
     mutations: int = 0
     reads: int = 0
+    reads_shared: int = 0
     running: int = 0
     streams_open: int = 0
     tap_dropped: int = 0
