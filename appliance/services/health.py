@@ -14,6 +14,7 @@ import trio
 
 from appliance import __version__
 from appliance.sdk import Node
+from appliance.services.sharing import Shared
 from appliance.system.space import rooms
 from appliance.wire import verbs
 from appliance.wire.envelope import system_message
