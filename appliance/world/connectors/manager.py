@@ -152,10 +152,9 @@ class Connectors:
         """CN-20: the built-in connector as ``owner`` has it, then the sources by age."""
         github = (owner, "github")
         rows = [self._report("github", github, github in self._book.credentials)]
-        ordered = sorted(self._book.sources.values(), key=lambda one: (one.created_at_ms, one.source_id))
         rows += [
             self._report(one.name, ("generic", one.source_id), self.options.enabled, one.source_id)
-            for one in ordered
+            for one in self._book.sources.values()
         ]
         return rows
 
