@@ -164,6 +164,8 @@ def test_streams():
     status, _, body = ask(app, "GET", "/tap?name=full")
     assert (status, msgspec.json.decode(body)["error_code"]) == (409, "BUSY")
     assert ask(app, "GET", "/tap?name=%ff")[0] == 400
+    assert ask(app, "HEAD", "/tap?name=AI.x")[0] == 404  # nothing would ever end it
+    assert len(streams.asked) == 3
 
 
 def test_event_lines():

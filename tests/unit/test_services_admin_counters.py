@@ -7,8 +7,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.services.admin.counters import VersionCounters, next_version
-from appliance.wire.errors import Conflict
+from appliance.services.admin.counters import MAX_VERSION, VersionCounters, next_version
+from appliance.wire.errors import Conflict, Invalid
 
 
 @given(st.integers(0, 10**12), st.none() | st.integers(0, 10**12), st.integers(0, 10**12))
@@ -48,3 +48,13 @@ def test_numbers_survive_and_files_hold_plain_integers(tmp_path):
 def test_a_file_without_a_number_counts_as_zero(tmp_path, content):
     (tmp_path / "storage.txt").write_bytes(content)
     assert trio.run(VersionCounters(tmp_path).take, "storage") == 1
+
+
+def test_no_number_is_so_high_that_none_can_follow(tmp_path):
+    assert next_version(3, MAX_VERSION) == MAX_VERSION
+    with pytest.raises(Invalid, match="version must be at most"):
+        next_version(3, MAX_VERSION + 1)
+    (tmp_path / "storage.txt").write_text("18446744073709551617")
+    counters = VersionCounters(tmp_path)
+    assert trio.run(counters.take, "storage") == MAX_VERSION + 1
+    assert trio.run(counters.take, "storage") == MAX_VERSION + 2

@@ -12,12 +12,18 @@ from typing import Final
 import trio
 
 from appliance.store.files import durable_replace, storage_error
-from appliance.wire.errors import Conflict
+from appliance.wire.errors import Conflict, Invalid
 
-__all__ = ["SUBSYSTEM_FILES", "VersionCounters", "next_version"]
+__all__ = ["MAX_VERSION", "SUBSYSTEM_FILES", "VersionCounters", "next_version"]
+
+MAX_VERSION: Final = 2**53 - 1
+"""Highest version that can be asked for. Every JSON reader holds it, and the owner of a configuration has
+room above it: one number too high would leave no successor for ever."""
 
 SUBSYSTEM_FILES: Final = {"routes": "routes-vpns", "vpn": "routes-vpns", "storage": "storage"}
 """File of a subsystem; the others share ``general``."""
+
+_ABSURD: Final = 2**62
 
 
 def next_version(current: int, requested: int | None, *, at_least: int = 0) -> int:
@@ -30,9 +36,12 @@ def next_version(current: int, requested: int | None, *, at_least: int = 0) -> i
 
     Raises:
         Conflict: ``VERSION_MISMATCH``, ``requested`` is not greater than ``current``.
+        Invalid: ``requested`` is above :data:`MAX_VERSION`.
     """
     if requested is None:
         return max(current, at_least) + 1
+    if requested > MAX_VERSION:
+        raise Invalid(f"version must be at most {MAX_VERSION}", field="version")
     if requested <= current:
         raise Conflict(f"version must be greater than current (current={current})", code="VERSION_MISMATCH")
     return requested
@@ -54,7 +63,10 @@ class VersionCounters:
         return self._directory / f"{SUBSYSTEM_FILES.get(subsystem, 'general')}.txt"
 
     async def current(self, subsystem: str) -> int:
-        """The number in the file; 0 without one, or when it holds no number."""
+        """The number in the file; 0 without one, or when it holds no number.
+
+        A number that leaves no room above it counts as :data:`MAX_VERSION`, so that numbers can go on.
+        """
         return await trio.to_thread.run_sync(_read, self._path(subsystem), limiter=self._threads)
 
     async def take(self, subsystem: str, requested: int | None = None, *, at_least: int = 0) -> int:
@@ -86,7 +98,8 @@ def _read(path: Path) -> int:
         return 0
     except OSError as error:
         raise storage_error(error, str(path)) from error
-    return int(text) if text.isdigit() else 0
+    number = int(text) if text.isdigit() else 0
+    return number if number < _ABSURD else MAX_VERSION
 
 
 def _write(path: Path, number: int) -> int:

@@ -14,8 +14,9 @@ import trio
 from appliance.sdk import Node
 from appliance.wire import verbs
 from appliance.wire.actions import classify_admin_action, classify_system_message
+from appliance.wire.depth import MAX_DEPTH, depth_exceeds
 from appliance.wire.envelope import Message, Meta, build_message, raw_json, system_message
-from appliance.wire.errors import FluxbeeError, Unavailable
+from appliance.wire.errors import FluxbeeError, Invalid, Unavailable
 from appliance.wire.frames import FrameTooLarge
 
 __all__ = ["RESPONSE_TOO_LARGE", "ConfigAck", "Direct", "Peers"]
@@ -25,6 +26,9 @@ Direct = Callable[[str, Mapping[str, object]], Awaitable[Mapping[str, object]]]
 
 RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
 """Code of an answer that says that the real one does not fit into a frame."""
+
+MAX_NESTING = MAX_DEPTH - 8
+"""Deepest nesting of what is passed on: the router takes 128, and services wrap what they got once more."""
 
 CONNECT_PATIENCE_S = 2.0
 """A router that restarts is back within a second; nobody should wait 30 s for one that is down."""
@@ -83,7 +87,9 @@ class Peers:
             Unreachable: nobody answered (``TIMEOUT``), or the router's reason.
             Unavailable: no router.
             FrameTooLarge: the question does not fit.
+            Invalid: it is nested too deeply.
         """
+        _check_nesting(message)
         node = await self.connected()
         answer = await node.request(message, timeout_s=timeout_s, reply_verbs=reply_verb)
         return bytes(answer.payload)
@@ -159,13 +165,23 @@ class Peers:
             raise Unavailable(f"the acknowledgement is not one: {error}") from error
 
     async def tell(self, message: Message) -> None:
-        """Send and do not wait for an answer."""
+        """Send and do not wait for an answer; ``Invalid`` when it is nested too deeply."""
+        _check_nesting(message)
         node = await self.connected()
         await node.send(message)
 
     @property
     def _uuid(self) -> str:
         return self.node.uuid if self.node is not None else ""
+
+
+def _check_nesting(message: Message) -> None:
+    """Refuse what the router would drop without a word, and the caller would wait for in vain."""
+    context = message.meta.context
+    if depth_exceeds(bytes(message.payload), MAX_NESTING) or (
+        context is not None and depth_exceeds(bytes(context), MAX_NESTING)
+    ):
+        raise Invalid(f"nested deeper than {MAX_NESTING} levels", field="body")
 
 
 def _code(answer: bytes) -> object:
