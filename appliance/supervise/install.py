@@ -9,6 +9,7 @@ version, which the next publication of the same content lists. Blocking calls; n
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
@@ -21,6 +22,7 @@ import msgspec
 
 from appliance.store.files import storage_error
 from appliance.system.log import get_logger
+from appliance.system.procfs import process_entry
 from appliance.wire.errors import Conflict, FluxbeeError
 
 from .manifest import (
@@ -59,6 +61,7 @@ __all__ = [
 
 LEFTOVER_AGE_S: Final = 3600
 _PUBLISHING: Final = ".publish-"
+_STAGING: Final = re.compile(r"-(?P<pid>[0-9]{1,10})-[0-9a-f]{32}-staging\Z")
 _REMOVING: Final = re.compile(r"\.removing-(?P<version>.+)-[0-9a-f]{32}\Z")
 
 log = get_logger("packages")
@@ -83,13 +86,18 @@ def quarantine_name(version: str) -> str:
     return f".removing-{version}-{uuid.uuid4().hex}"
 
 
+def _staging_name(label: str) -> str:
+    """Whose it is stands in the name, so that the next one knows what nobody works on any more."""
+    return f"{_PUBLISHING}{label}-{os.getpid()}-{uuid.uuid4().hex}-staging"
+
+
 def make_staging(dist: Path, label: str = "bundle") -> Path:
     """A new private directory on the file system of the runtimes; its maker removes it.
 
     Raises:
         Unavailable, NotFound: it cannot be made.
     """
-    path = runtimes_root(dist) / f"{_PUBLISHING}{label}-{uuid.uuid4().hex}-staging"
+    path = runtimes_root(dist) / _staging_name(label)
     try:
         path.mkdir(mode=0o700)
     except OSError as error:
@@ -171,7 +179,7 @@ def _put_in_place(
 @contextmanager
 def _staged(package: Package, target: Path, movable: bool, progress: Progress | None) -> Iterator[Path]:
     """The package beside its target; whatever is left of it at the end goes, also the runtime's directory."""
-    staging = target.with_name(f"{_PUBLISHING}{package.version}-{uuid.uuid4().hex}-staging")
+    staging = target.with_name(_staging_name(package.version))
     replaced = {DESCRIPTION_FILE: package.content}
     try:
         try:
@@ -260,8 +268,9 @@ def _report(package: Package, target: Path, stored: StoredManifest, *, copied: b
 def clean_leftovers(dist: Path, *, now_s: float | None = None) -> int:
     """Remove staging and quarantine that ended processes left; how many went.
 
-    A version that was taken away and is still listed comes back: the removal did not happen. Everything
-    younger than an hour stays, because another process may be at work on it.
+    A version that was taken away and is still listed comes back: the removal did not happen. Staging whose
+    process has ended goes at once. Everything else that is younger than an hour stays, because another
+    process may be at work on it.
 
     Args:
         dist: ``Paths.dist``.
@@ -277,12 +286,21 @@ def clean_leftovers(dist: Path, *, now_s: float | None = None) -> int:
                 if match is not None and _restored(dist, path, match["version"]):
                     continue
                 with suppress(OSError):
-                    if path.lstat().st_mtime < oldest_s:
+                    if _deserted(path.name) or path.lstat().st_mtime < oldest_s:
                         removed += _remove(path)
                         remove_empty(path.parent)
     except (FluxbeeError, OSError) as error:
         log.warning("leftovers_not_cleaned", code="PACKAGE_LEFTOVERS", error=str(error))
     return removed
+
+
+def _deserted(name: str) -> bool:
+    """Whether ``name`` is staging of a process that has ended."""
+    match = _STAGING.search(name)
+    if match is None:
+        return False
+    process = process_entry(int(match["pid"]))
+    return process is None or not process.alive
 
 
 def _leftovers(root: Path) -> Iterator[Path]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -214,3 +216,20 @@ def test_cleaning_waits_for_nobody_for_ever(dist, tmp_path, monkeypatch):
     with locked_manifest(dist):
         assert clean_leftovers(dist) == 0
     assert clean_leftovers(tmp_path / "none") == 0
+
+
+def test_staging_of_a_process_that_has_ended_goes_at_once(tmp_path):
+    dist = make_dist(tmp_path / "dist")
+    home = dist / "runtimes" / "ai.greeter"
+    home.mkdir()
+    mine = make_staging(dist)
+    ended = subprocess.Popen(["/bin/true"])
+    ended.wait()
+    for place in (
+        dist / "runtimes" / f".publish-bundle-{ended.pid}-{uuid4().hex}-staging",
+        home / f".publish-1.0.0-{ended.pid}-{uuid4().hex}-staging",
+    ):
+        place.mkdir()
+        (place / "half").write_text("x")
+    assert clean_leftovers(dist) == 2
+    assert sorted(path.name for path in (dist / "runtimes").iterdir() if path.is_dir()) == [mine.name]

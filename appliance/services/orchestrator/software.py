@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import trio
 
 from appliance.supervise.core import ensure_core_manifest, read_core
-from appliance.supervise.install import clean_leftovers
+from appliance.supervise.install import LEFTOVER_AGE_S, clean_leftovers
 from appliance.supervise.manifest import create_manifest
 from appliance.supervise.tree import TreeLimits
 from appliance.system.log import get_logger
@@ -130,7 +131,12 @@ class Software:
 
     async def run(self) -> None:
         """Upkeep until cancelled."""
-        await self.updates.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.updates.run)
+            while True:
+                await trio.sleep(LEFTOVER_AGE_S)
+                clean = partial(clean_leftovers, self._house.paths.dist)
+                self._leftovers += await trio.to_thread.run_sync(clean, limiter=self._house.files)
 
     def statistics(self) -> SoftwareStatistics:
         """Of each part."""
