@@ -35,7 +35,7 @@ export function facts(pairs) {
 
 export const pill = (text, kind) => h("span", {class: `pill ${kind}`}, text);
 
-const GOOD = new Set(["RUNNING", "HEALTHY", "ready", "ok", "active", "alive", "connected"]);
+const GOOD = new Set(["RUNNING", "running", "configured", "HEALTHY", "ready", "ok", "active", "alive", "connected"]);
 const WARN = new Set(["STARTING", "STOPPING", "DEGRADED", "starting", "waiting", "stopping", "pending", "sync_pending", "BACKOFF"]);
 const BAD = new Set(["FAILED", "PARKED", "ERROR", "error", "parked", "stale", "rollback"]);
 

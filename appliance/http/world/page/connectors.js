@@ -12,11 +12,12 @@ export function showConnectors(host, adding) {
     try {
       const [sources, known] = await Promise.all([call("GET", BASE), call("GET", "/api/connectors").catch(() => null)]);
       const stored = new Map((known?.connectors ?? []).map((one) => [one.name, one.status]));
-      const rows = [...sources];
-      for (const [name, status] of stored) if (!rows.some((one) => one.name === name)) rows.push({name, type: "builtin", status});
+      const builtin = sources.filter((one) => one.type === "builtin");
+      for (const [name, status] of stored) if (!builtin.some((one) => one.name === name)) builtin.push({name, type: "builtin", status});
+      const rows = [...sources.filter((one) => one.type !== "builtin"), ...builtin];
       fill(host, table([
         ["Source", (one) => one.name, "name"], ["Kind", (one) => one.type],
-        ["State", (one) => state(one.status)], ["", (one) => one.last_error ? h("span", {class: "bad"}, one.last_error) : ""],
+        ["State", (one) => state(stored.get(one.name) === "not_configured" && one.type === "builtin" ? "not connected" : one.status)], ["", (one) => one.last_error ? h("span", {class: "bad"}, one.last_error) : ""],
         ["", (one) => h("div", {class: "row-actions"}, buttons(one, stored, draw))],
       ], rows, "No source yet."));
     } catch (error) {
@@ -67,12 +68,15 @@ function addDialog(again) {
     const key = h("input", {required: true, placeholder: "meter-2", spellcheck: "false"});
     const every = h("input", {required: true, type: "number", min: 1, value: 30});
     const token = h("input", {type: "password", autocomplete: "off", placeholder: "optional bearer token"});
+    const picks = h("input", {placeholder: "kwh = total.kwh, volts = phases[0].u", spellcheck: "false"});
     form.append(h("div", {class: "grid"}, field("Name", name), field("Address", url), field("Namespace", space), field("Entity", key),
-      field("Every (seconds)", every), field("Token", token)),
+      field("Every (seconds)", every), field("Token", token)), field("Values (all of the document when empty)", picks),
     h("p", {class: "actions"}, h("button", {type: "button", onclick: close}, "Cancel"), h("button", {type: "submit", class: "primary"}, "Add")));
     form.addEventListener("submit", async (event) => {
       const body = {name: name.value, url: url.value, namespace: space.value, entity_key: key.value,
         poll_interval_secs: Number(every.value), auth_type: token.value ? "bearer" : "none", token: token.value || null};
+      const mapping = picks.value.split(",").map((one) => one.split("=")).filter(([name]) => name.trim());
+      if (mapping.length) body.mapping = Object.fromEntries(mapping.map(([name, ...path]) => [name.trim(), path.join("=").trim()]));
       const made = await act(event.submitter, () => call("POST", `${BASE}/generic`, body));
       if (made) { toast(`${name.value} is asked every ${every.value} s`); close(); again(); }
     });

@@ -9,6 +9,7 @@ import {showConnectors} from "./connectors.js";
 const SHOWN = 200;
 const STREAM_LINES = 200;
 const PER_FRAME = 5;
+const LONGEST = 160;
 const STALE_MS = 120000;
 const byId = (id) => document.getElementById(id);
 
@@ -23,6 +24,7 @@ const groupOf = (id) => {
   return "";
 };
 const textOf = (value) => typeof value === "string" ? value : JSON.stringify(value);
+const shortOf = (value) => { const text = textOf(value); return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text; };
 
 async function load() {
   try {
@@ -42,7 +44,7 @@ function take(frame) {
     one.at = frame.timestamp;
     entities.set(frame.entity_id, one);
     changed.add(frame.entity_id);
-    lines.push(`${frame.timestamp.slice(11, 23)}  ${frame.entity_id}  ${frame.property} = ${textOf(frame.value)}`);
+    lines.push(`${frame.timestamp.slice(11, 23)}  ${frame.entity_id}  ${frame.property} = ${shortOf(frame.value)}`);
   } else if (frame.type === "entity_deleted") {
     entities.delete(frame.entity_id);
     lines.push(`${frame.timestamp.slice(11, 23)}  ${frame.entity_id}  deleted`);
@@ -114,7 +116,7 @@ function drawGroups(groups) {
 
 const KINDS = {healthy: "good", active: "good", online: "good", ok: "good", warning: "warn", degraded: "warn", critical: "bad", error: "bad", offline: "bad"};
 const badge = (name, value) => name === "status" && typeof value === "string" && KINDS[value]
-  ? pill(value, KINDS[value]) : textOf(value);
+  ? pill(value, KINDS[value]) : shortOf(value);
 
 function drawStream() {
   const host = byId("stream");
