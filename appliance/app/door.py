@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
+
+import trio
 
 import appliance.http.admin
 from appliance import __version__
@@ -25,7 +28,8 @@ from .hive import Hive
 
 __all__ = ["Figures", "admin_application", "admin_service"]
 
-ROUTER_FIGURES_S: Final = 0.7
+FIGURES_PATIENCE_S: Final = 0.7
+"""Who is well answers in a millisecond; a scraper waits for the slowest."""
 
 Figures = Callable[[], object]
 """A service's ``statistics``."""
@@ -119,26 +123,38 @@ def _overview(
 def _metrics(
     hive: Hive, admin: AdminService, keeper: TrioPlane | None, figures: Mapping[str, Figures]
 ) -> Callable[[], Awaitable[bytes]]:
+    """The Prometheus text: who is elsewhere is asked at the same time, and has a bounded time to answer."""
     build = {"version": __version__, "hive": hive.hive_id, "role": hive.settings.role}
 
-    def told(name: str, source: Figures) -> object:
-        try:
-            return source()
-        except Exception as error:  # one service's defect must not hide the others' figures
-            log.exception("statistics_failed", error, code="STATISTICS_FAILED", source=name)
-            return None
-
-    async def asked(keeper: TrioPlane) -> object:
-        try:
-            return await keeper.status(timeout_s=ROUTER_FIGURES_S)
-        except FluxbeeError:
-            return None
-
     async def metrics() -> bytes:
-        sources: list[tuple[str, object]] = [("router", await admin.router_figures(ROUTER_FIGURES_S))]
-        if keeper is not None:
-            sources.append(("keeper", await asked(keeper)))
-        sources += [(name, told(name, source)) for name, source in figures.items()]
+        told: dict[str, object] = {}
+
+        async def ask(name: str, question: Callable[[float], Awaitable[object]]) -> None:
+            told[name] = await question(FIGURES_PATIENCE_S)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "router", admin.router_figures)
+            nursery.start_soon(ask, "world", admin.world_figures)
+            if keeper is not None:
+                nursery.start_soon(ask, "keeper", partial(_keeper_figures, keeper))
+        world = told.pop("world")
+        sources = [*told.items(), *(world.items() if isinstance(world, Mapping) else [("world", None)])]
+        sources += [(name, _own_figures(name, source)) for name, source in figures.items()]
         return render(sources, build=build)
 
     return metrics
+
+
+async def _keeper_figures(keeper: TrioPlane, timeout_s: float) -> object:
+    try:
+        return await keeper.status(timeout_s=timeout_s)
+    except FluxbeeError:
+        return None
+
+
+def _own_figures(name: str, source: Figures) -> object:
+    try:
+        return source()
+    except Exception as error:  # one service's defect must not hide the others' figures
+        log.exception("statistics_failed", error, code="STATISTICS_FAILED", source=name)
+        return None

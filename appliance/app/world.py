@@ -47,11 +47,6 @@ async def world_plane(
     settings = hive.settings
     engine = WorldEngine.at(hive.paths, world_options(settings), page=seams.page)
     token = admin_token(settings.world.admin_token, hive.paths.world_admin_token)
-    service = WorldService(
-        engine,
-        auth_enabled=settings.world.auth_enabled,
-        node_namespaces=settings.world.node_namespaces,
-    )
     # The doors are closed before the engine: no request meets its end.
     async with _running(engine), trio.open_nursery() as doors:
         connectors = await _connectors(hive, engine, doors)
@@ -69,6 +64,12 @@ async def world_plane(
         log.info("world_listens", address=f"http://{opened.addresses[0]}")
         if settings.world.admin_token is None:
             log.info("world_admin_token", read_it_with=f"cat {hive.paths.world_admin_token}")
+        service = WorldService(
+            engine,
+            auth_enabled=settings.world.auth_enabled,
+            node_namespaces=settings.world.node_namespaces,
+            figures=door.figures,
+        )
         dial = seams.dial("SY.world")
         await doors.start(partial(run_service, "SY.world", service.serve, dial=dial, paths=hive.paths))
         task_status.started()

@@ -93,6 +93,7 @@ __all__ = [
     "WORLD_HISTORY",
     "WORLD_LIST",
     "WORLD_PUBLISH",
+    "WORLD_STATISTICS",
     "response_verb",
 ]
 
@@ -208,6 +209,7 @@ WORLD_GET: Final = "WORLD_GET"
 WORLD_LIST: Final = "WORLD_LIST"
 WORLD_HISTORY: Final = "WORLD_HISTORY"
 WORLD_DELETE: Final = "WORLD_DELETE"
+WORLD_STATISTICS: Final = "WORLD_STATISTICS"
 
 
 def response_verb(verb: str) -> str:

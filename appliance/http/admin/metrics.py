@@ -2,7 +2,7 @@
 
 A number in the field ``f`` of service ``s`` is ``fluxbee_s_f``; nested Structs add their field names, a
 mapping or a list becomes one metric with a label. Texts and nulls are left out. A name does not change unless
-its field does.
+its field does. What is a counter and what a gauge stands in :mod:`.metric_words`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,21 @@ from typing import Final
 
 import msgspec
 
+from .metric_words import help_of, is_gauge
+
 __all__ = ["render"]
 
 _UNFIT: Final = re.compile(r"[^a-zA-Z0-9_]")
 
-Samples = dict[str, list[tuple[tuple[tuple[str, str], ...], float]]]
+Labels = tuple[tuple[str, str], ...]
+
+
+class _Metric(msgspec.Struct):
+    """One metric: what it is, and its samples."""
+
+    gauge: bool
+    help: str
+    samples: list[tuple[Labels, float]]
 
 
 def render(sources: Iterable[tuple[str, object]], *, build: Mapping[str, str] | None = None) -> bytes:
@@ -26,37 +36,56 @@ def render(sources: Iterable[tuple[str, object]], *, build: Mapping[str, str] | 
     ``fluxbee_source_up`` says of each service whether it told its numbers; ``build`` becomes the labels of
     ``fluxbee_build_info``.
     """
-    samples: Samples = {}
+    found = _Collection()
     if build is not None:
-        samples["fluxbee_build_info"] = [(tuple(build.items()), 1)]
+        found.add("fluxbee_build_info", "build", "info", tuple(build.items()), True)
     for service, statistics in sources:
         up = statistics is not None
-        samples.setdefault("fluxbee_source_up", []).append(((("source", service),), float(up)))
+        found.add("fluxbee_source_up", service, "up", (("source", service),), up)
         if up:
-            _collect(samples, f"fluxbee_{_name(service)}", statistics, ())
-    lines: list[str] = []
-    for name in sorted(samples):
-        lines.append(f"# TYPE {name} {_kind(name)}\n")
-        for labels, value in samples[name]:
-            lines.append(f"{name}{_labels(labels)} {_number(value)}\n")
-    return "".join(lines).encode()
+            found.collect(f"fluxbee_{_name(service)}", service, "", statistics, ())
+    return found.text().encode()
 
 
-def _collect(samples: Samples, name: str, value: object, labels: tuple[tuple[str, str], ...]) -> None:
-    if isinstance(value, bool | int | float):
-        samples.setdefault(name, []).append((labels, float(value) if isinstance(value, bool) else value))
-    elif isinstance(value, msgspec.Struct):
-        for field in value.__struct_fields__:
-            _collect(samples, f"{name}_{_name(field)}", getattr(value, field), labels)
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            if isinstance(inner, Mapping | msgspec.Struct | list | tuple):
-                _collect(samples, f"{name}_{_name(str(key))}", inner, labels)
-            else:
-                _collect(samples, name, inner, (*labels, ("name", str(key))))
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            _collect(samples, name, inner, (*labels, ("name", _title(inner, index))))
+class _Collection:
+    """Metrics by name, in the order of their names."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, _Metric] = {}
+
+    def add(self, name: str, source: str, field: str, labels: Labels, value: float) -> None:
+        metric = self._metrics.get(name)
+        if metric is None:
+            gauge = is_gauge(name, field, value)
+            metric = _Metric(gauge, help_of(name, source, field, gauge=gauge), [])
+            self._metrics[name] = metric
+        metric.samples.append((labels, float(value) if isinstance(value, bool) else value))
+
+    def collect(self, name: str, source: str, field: str, value: object, labels: Labels) -> None:
+        """Everything in ``value`` that is a number."""
+        if isinstance(value, bool | int | float):
+            self.add(name, source, field, labels, value)
+        elif isinstance(value, msgspec.Struct):
+            for key in value.__struct_fields__:
+                self.collect(f"{name}_{_name(key)}", source, key, getattr(value, key), labels)
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                word = str(key)
+                if field == "" or isinstance(inner, Mapping | msgspec.Struct | list | tuple):
+                    self.collect(f"{name}_{_name(word)}", source, word, inner, labels)
+                else:
+                    self.collect(name, source, field, inner, (*labels, ("name", word)))
+        elif isinstance(value, list | tuple):
+            for index, inner in enumerate(value):
+                self.collect(name, source, field, inner, (*labels, ("name", _title(inner, index))))
+
+    def text(self) -> str:
+        lines: list[str] = []
+        for name, metric in sorted(self._metrics.items()):
+            lines.append(f"# HELP {name} {_helped(metric.help)}\n")
+            lines.append(f"# TYPE {name} {'gauge' if metric.gauge else 'counter'}\n")
+            lines += [f"{name}{_labels(labels)} {_number(value)}\n" for labels, value in metric.samples]
+        return "".join(lines)
 
 
 def _title(value: object, index: int) -> str:
@@ -68,10 +97,8 @@ def _name(text: str) -> str:
     return _UNFIT.sub("_", text)
 
 
-def _kind(name: str) -> str:
-    if name in ("fluxbee_source_up", "fluxbee_build_info"):
-        return "gauge"
-    return "counter" if name.endswith("_total") else "untyped"
+def _helped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _labels(labels: tuple[tuple[str, str], ...]) -> str:

@@ -122,13 +122,15 @@ class WorldDoor:
             return config.body_size_limit_single_bytes
         return config.body_size_limit_batch_bytes
 
-    def _figures(self) -> bytes:
+    def figures(self) -> dict[str, msgspec.Struct | None]:
+        """Statistics by source; ``None`` for what does not run."""
         door, connectors = self.statistics, self.connector_statistics
-        return render(
-            (
-                ("world", self._engine.statistics()),
-                ("world_feed", self.hub.feed.statistics()),
-                ("world_door", None if door is None else door()),
-                ("world_connectors", None if connectors is None else connectors()),
-            )
-        )
+        return {
+            "world": self._engine.statistics(),
+            "world_feed": self.hub.feed.statistics(),
+            "world_door": None if door is None else door(),
+            "world_connectors": None if connectors is None else connectors(),
+        }
+
+    def _figures(self) -> bytes:
+        return render(self.figures().items())

@@ -20,6 +20,7 @@ from appliance.wire.admin.outcome import AdminCall, AdminOutcome, failure
 from appliance.wire.envelope import Message
 from appliance.wire.errors import FluxbeeError
 from appliance.wire.frames import FrameTooLarge
+from appliance.wire.names import full_name
 from appliance.wire.nodeconfig import (
     ConfigFault,
     ConfigResponse,
@@ -64,6 +65,7 @@ class AdminService:
     ) -> None:
         self._counts = Counts()
         self._peers = Peers()
+        self._world = full_name("SY.world", hive)
         counters = VersionCounters(paths.config_versions)
         planner = Planner(hive, is_mother=is_mother, timeouts=timeouts)
         self._engine = Engine(planner, self._peers, counters, self._counts)
@@ -105,13 +107,22 @@ class AdminService:
 
     async def router_figures(self, timeout_s: float) -> Mapping[str, object] | None:
         """What the router counts, for the metrics; ``None`` when it does not tell in time."""
-        peers = self._peers
+        return await self._figures(self._peers.last_hop, verbs.ROUTER_STATISTICS, timeout_s)
+
+    async def world_figures(self, timeout_s: float) -> Mapping[str, object] | None:
+        """What the world plane counts, by source; ``None`` when it does not tell in time."""
+        told = await self._figures(self._world, verbs.WORLD_STATISTICS, timeout_s)
+        figures = told.get("figures") if told is not None else None
+        return figures if isinstance(figures, dict) else None
+
+    async def _figures(self, peer: str, verb: str, timeout_s: float) -> Mapping[str, object] | None:
         try:
-            payload = await peers.system(peers.last_hop, verbs.ROUTER_STATISTICS, {}, timeout_s)
-            figures = msgspec.json.decode(payload, type=dict[str, object])
-        except (FluxbeeError, msgspec.DecodeError):
+            with trio.fail_after(timeout_s):  # the wait for a router that restarts included
+                payload = await self._peers.system(peer, verb, {}, timeout_s)
+            told = msgspec.json.decode(payload, type=dict[str, object])
+        except (FluxbeeError, msgspec.DecodeError, trio.TooSlowError):
             return None
-        return figures if figures.get("status") == "ok" else None
+        return told if told.get("status") == "ok" else None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the changes under way, until cancelled."""

@@ -6,7 +6,7 @@ under way the next messages gather. Messages of one node are handled in the orde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -16,7 +16,8 @@ from appliance.sdk import Node
 from appliance.system.log import get_logger
 from appliance.wire import verbs
 from appliance.wire.envelope import Message, system_message
-from appliance.wire.errors import FluxbeeError
+from appliance.wire.errors import FluxbeeError, Refused
+from appliance.wire.names import is_system_name
 from appliance.world import WorldEngine
 from appliance.world.together import Wanted, publish_together
 
@@ -49,10 +50,19 @@ class WorldService:
         engine: the world.
         auth_enabled: whether writes need a credential.
         node_namespaces: ``pattern=namespace`` as in the settings.
+        figures: the plane's other statistics by source, for ``WORLD_STATISTICS``.
     """
 
-    def __init__(self, engine: WorldEngine, *, auth_enabled: bool, node_namespaces: Sequence[str]) -> None:
+    def __init__(
+        self,
+        engine: WorldEngine,
+        *,
+        auth_enabled: bool,
+        node_namespaces: Sequence[str],
+        figures: Callable[[], Mapping[str, object]] = dict,
+    ) -> None:
         self._engine = engine
+        self._figures = figures
         self._desk = WorldDesk(engine, auth_enabled=auth_enabled, node_namespaces=node_namespaces)
         self._messages = self._published = self._refused = self._commits = self._unanswered = 0
 
@@ -99,12 +109,19 @@ class WorldService:
                     continue
                 await self._publish(node, senders, wanted)
                 wanted, senders = [], []
-                payload = await self._desk.answer(message)
+                payload = await self._answer(message)
             except FluxbeeError as error:
                 self._refused += 1
                 payload = failure_payload(error)
             await self._send(node, message, payload)
         await self._publish(node, senders, wanted)
+
+    async def _answer(self, message: Message) -> dict[str, object]:
+        if message.meta.msg != verbs.WORLD_STATISTICS:
+            return await self._desk.answer(message)
+        if not is_system_name(message.source_l2_name or ""):
+            raise Refused("the world's figures are for SY.*")
+        return {"status": "ok", "figures": {**self._figures(), "world_service": self.statistics()}}
 
     async def _publish(self, node: Node, senders: list[Message], wanted: list[Wanted]) -> None:
         if not senders:
