@@ -1,8 +1,9 @@
 """Equal questions at the same time are asked once: many who look do not make many messages.
 
 Who comes while a question is under way waits for the next one, which begins after he came: an answer is
-never older than its request, so a read behind a write sees the write. A question that takes long keeps
-nobody: after ``STAGGER_S`` the next one begins beside it.
+never older than its request, so a read behind a write sees the write. Such a question begins ``PACE_S`` after
+the one before, so that readers cost the same however many they are; who comes alone asks at once. A question
+that takes long keeps nobody: after ``STAGGER_S`` the next one begins beside it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import Generic, TypeVar
 import msgspec
 import trio
 
-__all__ = ["STAGGER_S", "Shared", "SharedStatistics"]
+__all__ = ["PACE_S", "STAGGER_S", "Shared", "SharedStatistics"]
 
 T = TypeVar("T")
+
+PACE_S = 0.01
+"""Least time from one question to the next one that waited for it; no more than two begin in it."""
 
 STAGGER_S = 0.05
 """Longest wait for a question that began earlier; a peer that is well answers in a few milliseconds."""
@@ -32,9 +36,10 @@ class SharedStatistics(msgspec.Struct, frozen=True, kw_only=True):
 class _Flight(Generic[T]):
     """One question, and what came of it; no answer when its caller left or it failed."""
 
-    __slots__ = ("answer", "done")
+    __slots__ = ("answer", "began", "done")
 
     def __init__(self) -> None:
+        self.began = 0.0
         self.done = trio.Event()
         self.answer: tuple[T] | None = None
 
@@ -73,9 +78,11 @@ class Shared(Generic[T]):
                 try:
                     with trio.move_on_after(STAGGER_S):
                         await before.done.wait()
+                    await trio.sleep_until(before.began + PACE_S)
                 finally:
                     del self._next[key]  # whoever comes now comes too late for this one
             self._under_way[key] = flight
+            flight.began = trio.current_time()
             self._asked += 1
             answer = await question()
             flight.answer = (answer,)

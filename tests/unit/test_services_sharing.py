@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from appliance.services.sharing import STAGGER_S, Shared
+from appliance.services.sharing import PACE_S, STAGGER_S, Shared
 
 
 def run(body):
@@ -69,6 +69,35 @@ def test_an_answer_is_never_older_than_its_caller():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer)
         assert world.asked < 39
+
+    run(body)
+
+
+def test_readers_without_end_cost_the_same_however_many_they_are():
+    async def body():
+        world = World(takes_s=0.001)
+
+        async def reader():
+            for _ in range(50):
+                await world.ask()
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(reader)
+        assert world.asked <= 2 * (trio.current_time() - began) / PACE_S + 2
+
+    run(body)
+
+
+def test_who_comes_alone_does_not_wait():
+    async def body():
+        world = World(takes_s=0.001)
+        began = trio.current_time()
+        for _ in range(10):
+            await world.ask()
+        assert trio.current_time() - began < 2 * PACE_S
+        assert world.asked == 10
 
     run(body)
 
