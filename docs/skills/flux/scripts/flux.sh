@@ -5,7 +5,8 @@
 #   FLUX_TOKEN        token of a namespace, where publishing needs one
 #   FLUX_ADMIN_TOKEN  token of the administration, for changing limits
 #
-# Exit status: 0 done; 1 wrong use, or the box said no (its answer is printed); 2 the box cannot be reached.
+# Exit status: 0 done; 1 wrong use, or the box said no (its answer is printed); 2 the box cannot be reached
+# (`health` says so with 1, as it always did).
 set -euo pipefail
 
 FLUX_URL="${FLUX_URL:-http://localhost:3000}"
@@ -43,8 +44,9 @@ wrong_use() {
     exit 1
 }
 
+# Print an answer; what is not JSON is printed as it is.
 pretty() {
-    if command -v jq >/dev/null; then jq . 2>/dev/null || cat; else cat; fi
+    if ! { command -v jq >/dev/null && jq . <<<"$1" 2>/dev/null; }; then printf '%s\n' "$1"; fi
 }
 
 # A text as one JSON string; everything that JSON reserves is escaped.
@@ -102,7 +104,7 @@ request() {
     fi
     status=${answer##*$'\n'}
     answer=${answer%$'\n'*}
-    printf '%s\n' "$answer" | pretty
+    if [ -n "$answer" ]; then pretty "$answer"; fi
     if ((status >= 400)); then fail "the box answered $status"; fi
 }
 
