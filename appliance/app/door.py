@@ -25,14 +25,12 @@ from appliance.wire.errors import FluxbeeError
 from appliance.wire.names import full_name
 
 from .hive import Hive
+from .services import Figures
 
-__all__ = ["Figures", "admin_application", "admin_service"]
+__all__ = ["admin_application", "admin_service"]
 
 FIGURES_PATIENCE_S: Final = 0.7
 """Who is well answers in a millisecond; a scraper waits for the slowest."""
-
-Figures = Callable[[], object]
-"""A service's ``statistics``."""
 
 log = logs.get_logger("app")
 

@@ -18,7 +18,7 @@ import trio
 
 from appliance.sdk import Node
 from appliance.store.journal import Journal
-from appliance.store.journal_types import Gap, JournalSpec
+from appliance.store.journal_types import Gap, JournalSpec, JournalStatistics
 from appliance.store.replay import replay
 from appliance.system.log import get_logger
 from appliance.system.paths import Paths
@@ -247,6 +247,10 @@ class RouteService:
         if self._region.failure is not None:
             states.append(JournalState("region config", self._region.failure))
         return states
+
+    def journal_statistics(self) -> JournalStatistics:
+        """Figures of the journal."""
+        return self._journal.statistics()
 
 
 def _now_ms() -> int:

@@ -19,6 +19,7 @@ import trio
 from appliance.identity import Decision, Directory, Registry, RegistryLimits, Transaction
 from appliance.identity.rules import MUTATING
 from appliance.sdk import Node, system_reply
+from appliance.store.journal_types import JournalStatistics
 from appliance.system.log import get_logger
 from appliance.system.paths import Paths
 from appliance.wire import verbs
@@ -251,6 +252,10 @@ class IdentityService:
         if self._keeping.region_failure is not None:
             states.append(JournalState("region identity", self._keeping.region_failure))
         return states
+
+    def journal_statistics(self) -> JournalStatistics:
+        """Figures of the journal."""
+        return self._keeping.figures()
 
     def statistics(self) -> IdentityStatistics:
         """A snapshot."""
