@@ -14,6 +14,7 @@ It does not interpret records and does not touch files on the loop, except in ``
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -364,6 +365,12 @@ class Journal:
         return self._images.read()
 
     # -- figures -----------------------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no writes because the disk was full when it tried last."""
+        failure = self._committer.failure
+        return failure is not None and failure.errno in (errno.ENOSPC, errno.EDQUOT)
 
     @property
     def last_seq(self) -> int:

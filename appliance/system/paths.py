@@ -86,6 +86,21 @@ class Paths:
         return self.state / "world-credentials.keys"
 
     @property
+    def world_tap_states(self) -> Path:
+        """Where named taps of the world continue: one file per source."""
+        return self.state / "world" / "taps"
+
+    @property
+    def world_tap_runs(self) -> Path:
+        """Private folders of taps that run now; nothing here outlives its run."""
+        return self.run / "world-taps"
+
+    @property
+    def reserve(self) -> Path:
+        """Space that is held back for a full disk (``design.md §5``)."""
+        return self.lib / "reserve"
+
+    @property
     def spool(self) -> Path:
         """Uploads that are checked before they are used; nothing here outlives its request."""
         return self.lib / "spool"
