@@ -38,6 +38,8 @@ async def control_plane(
         hive.settings.role,
         planes=seams.planes,
         journals=lambda: [state for service in offered for state in service.journals()],
+        notices=lambda: [notice for service in offered for notice in service.notices()],
+        places=(hive.paths.lib, hive.paths.run, hive.settings.storage_dir),
     )
     admin = admin_service(hive)
     own = (

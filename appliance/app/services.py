@@ -52,6 +52,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         beside: further tasks for its whole life.
         figures: what it counts, by the name in the metrics.
         journals: what ``/health`` looks at.
+        notices: what people should see, and that leaves the hive well.
         journal: figures of its journal, for the metrics.
         answer_status: ``False`` when it answers NODE_STATUS_GET itself.
     """
@@ -63,6 +64,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     beside: tuple[Callable[[], Awaitable[None]], ...] = ()
     figures: Mapping[str, Figures] = {}
     journals: Callable[[], Sequence[JournalState]] = tuple
+    notices: Callable[[], Sequence[str]] = tuple
     journal: Callable[[], JournalStatistics] | None = None
     answer_status: bool | None = None
 
@@ -159,6 +161,7 @@ def _orchestration(hive: Hive, orchestrator: OrchestratorService) -> Service:
         opened=software.opened,
         started=orchestrator.run,
         beside=(software.run,),
+        notices=orchestrator.notices,
         figures={
             "orchestrator": orchestrator.statistics,
             "supervisor": orchestrator.supervisor.statistics,

@@ -53,7 +53,7 @@ FIGURES = Figures(
 def test_what_becomes_of_a_struct():
     text = render([("my-service", FIGURES)]).decode()
     assert (
-        "# HELP fluxbee_my_service_reads Reads of my-service, since its start.\n"
+        "# HELP fluxbee_my_service_reads My-service: reads, counted since its start.\n"
         "# TYPE fluxbee_my_service_reads counter\n"
         "fluxbee_my_service_reads 3\n"
     ) in text

@@ -82,6 +82,6 @@ def help_of(metric: str, source: str, field: str, *, gauge: bool) -> str:
     given = HELP.get(metric)
     if given is not None:
         return given
-    words = field.replace("_", " ").strip() or metric
     whose = SOURCES.get(source, source)
-    return f"{words[:1].upper()}{words[1:]} of {whose}{', now' if gauge else ', since its start'}."
+    words = field.replace("_", " ").strip() or "value"
+    return f"{whose[:1].upper()}{whose[1:]}: {words}, {'now' if gauge else 'counted since its start'}."
