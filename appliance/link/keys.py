@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from appliance.store.files import durable_replace, storage_error
 from appliance.wire.errors import Damaged
@@ -60,7 +59,7 @@ def load_hive_key(state: Path) -> HiveKey:
             remedy="Restore the file from a backup, or remove it and join the hive again.",
         )
     public = X25519PrivateKey.from_private_bytes(secret).public_key()
-    return HiveKey(public.public_bytes(Encoding.Raw, PublicFormat.Raw), secret)
+    return HiveKey(public.public_bytes_raw(), secret)
 
 
 def _make(path: Path) -> bytes:
