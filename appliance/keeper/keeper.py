@@ -40,6 +40,8 @@ __all__ = ["Keeper"]
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PACKETS_PER_TURN = 32
+_HELD_UP_S = 0.25
+"""A turn that takes longer (a launch from a slow medium, above all) held up everybody's words."""
 _FLOOD_PAUSE_S = 0.02
 _REAPS_PER_TURN = 64
 _SIGNAL_BOUNCE_S = 0.3
@@ -138,9 +140,12 @@ class Keeper:
         self._poller.register(wake_read, select.POLLIN)
         self._plan.start(time.monotonic())
         self._observer.started(self._plan.planes, self._counters.threads_at_fork)
+        now = time.monotonic()
         while True:
             self._counters.turns += 1
-            now = time.monotonic()
+            now, before = time.monotonic(), now
+            if now - before > _HELD_UP_S:
+                self._plan.away(now)
             self._resume_paused(now)
             for command in self._plan.tick(now):
                 self._carry_out(command)
@@ -219,6 +224,8 @@ class Keeper:
             if packet is None:
                 return
             self._desk.serve(name, packet, now)
+            if time.monotonic() - now > _HELD_UP_S:
+                return  # a launch took its time: the others' words come first, then the rest of these
         self._stop_reading(channel)
         self._paused[name] = now + _FLOOD_PAUSE_S
         self._counters.floods_paused += 1

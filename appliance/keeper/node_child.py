@@ -13,6 +13,7 @@ import resource
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NoReturn
@@ -28,6 +29,7 @@ __all__ = ["Credentials", "Launched", "child_environment", "credentials_of", "la
 
 _EXEC_TIMEOUT_S = 5.0
 """``execve`` reads one file; a medium that takes longer for that is given up, since planes wait meanwhile."""
+_REAP_TIMEOUT_S = 0.5
 _EXIT_NOT_EXECUTED = 127
 _BUNDLE_PREFIXES = ("_MEI", "_PYI_", "PYINSTALLER_")
 _LIBRARY_PATH = "LD_LIBRARY_PATH"
@@ -128,12 +130,19 @@ def launch_process(
         if problem is not None:
             raise problem
     except BaseException:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        _end_child(pid)
         plumbing.close()
         raise
     return Launched(pid, plumbing.take_output())
+
+
+def _end_child(pid: int) -> None:
+    """Kill and reap. One that hangs on its medium is left to the keeper's loop, which reaps whoever ends."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + _REAP_TIMEOUT_S
+    while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+        select.select([], [], [], 0.002)
 
 
 class _Plumbing:

@@ -1,12 +1,13 @@
 """What the keeper says about nodes unasked: ends to those who follow, claims to the plane that routes.
 
 An end is said until the follower's channel takes it; a claim must be taken before its process may start. A
-new routing plane finds all claims in its channel before it runs. Bounded: one waiting end per follower and
-name, one waiting unclaim per name.
+new routing plane finds all claims in its channel before it runs, as many as that takes, and the rest soon
+after. Bounded: one waiting end per follower and name, one waiting word on its claim per name.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 
 from appliance.keeper.nodes_protocol import Claim, Claims, NodeEnded, NodeProcess, Unclaim, claim_batches
@@ -34,7 +35,7 @@ class NodeVoice:
         self._send = send
         self._present = present
         self._claims: dict[str, Claim] = {}
-        self._unsaid: dict[str, Unclaim] = {}
+        self._unsaid: dict[str, Unclaim | Claims] = {}
         self._followers: dict[str, dict[str, NodeProcess]] = {}
         self._retry_at: float | None = None
         self.events_sent = 0
@@ -91,16 +92,34 @@ class NodeVoice:
             # The router keeps a claim that nobody can meet: the name stays closed, which is the safe side.
             self._claims[name] = older
 
+    def shut(self, name: str, now: float) -> None:
+        """The process that spoke for the name has ended: until the next one nobody does.
+
+        Its session's number may soon be a stranger's, and its token was in its environment.
+        """
+        if name in self._claims:
+            nobody = Claim(name=name, pid=0, token_sha256=secrets.token_hex(32))
+            self._claims[name] = nobody
+            self._say(name, Claims(claims=(nobody,)), now)
+
     def unclaim(self, name: str, now: float) -> None:
         """The name is nobody's any more."""
-        if self._claims.pop(name, None) is not None and self._present(self._routing):
-            self._unsaid[name] = Unclaim(name=name)
+        if self._claims.pop(name, None) is not None:
+            self._say(name, Unclaim(name=name), now)
+
+    def _say(self, name: str, word: Unclaim | Claims, now: float) -> None:
+        if self._present(self._routing):
+            self._unsaid[name] = word
             self.tick(now, force=True)
 
     def introduce(self, send: Callable[[bytes], bool]) -> None:
         """Put all claims into the channel of a routing plane that is about to start."""
         for batch in claim_batches(self._claims.values()):
-            self.claims_sent += send(encode(batch)) * len(batch.claims)
+            if send(encode(batch)):
+                self.claims_sent += len(batch.claims)
+            else:
+                self._unsaid |= {claim.name: Claims(claims=(claim,)) for claim in batch.claims}
+                self._retry_at = 0.0
 
     # -- what waits --------------------------------------------------------------------------------
 

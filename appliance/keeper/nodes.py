@@ -354,6 +354,7 @@ class NodeHouse:
         self._discard(group)
         ended = self._book.exited(held.name, how, _wall_ms(), oom_killed=oom)
         log.info("node_ended", node=held.name, exit=str(how), oom_killed=oom)
+        self.voice.shut(held.name, now)
         self.voice.ended(ended, now)
 
     def _stop_reading(self, fd: int) -> None:

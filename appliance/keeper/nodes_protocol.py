@@ -174,7 +174,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: full L2 name.
-        pid: main process, which is also the leader of the node's session.
+        pid: main process, which is also the leader of the node's session; 0 when it has ended.
         token_sha256: of the launch token, in hex.
         cgroup: path below the cgroup mount as ``/proc/<pid>/cgroup`` shows it; empty without one.
     """

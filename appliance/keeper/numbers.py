@@ -18,10 +18,14 @@ __all__ = [
     "EX_UNCLEAN",
     "ROUTING_PLANE",
     "TOGETHER_PLANE",
+    "UNREAD_S",
     "KeeperSettings",
     "RequestId",
     "routing_plane",
 ]
+
+UNREAD_S = 1.0
+"""A keeper that was held up reads what waits for it within this time before it judges a plane."""
 
 RequestId = Annotated[int, msgspec.Meta(ge=0)]
 """Number of a request on a plane's channel; 0 asks for no reply."""

@@ -20,6 +20,7 @@ from appliance.keeper.numbers import (
     EX_SOFTWARE,
     EX_UNCLEAN,
     TOGETHER_PLANE,
+    UNREAD_S,
     KeeperSettings,
     routing_plane,
 )
@@ -155,6 +156,12 @@ class KeeperPlan:
         plane = self._planes[name]
         if plane.state in (PlaneState.STARTING, PlaneState.READY):
             plane.alive_until = now + timeout_s
+
+    def away(self, now: float) -> None:
+        """The keeper itself was held up until ``now``: signs of life may wait in its channels unread."""
+        for plane in self._planes.values():
+            if plane.alive_until is not None:
+                plane.alive_until = max(plane.alive_until, now + UNREAD_S)
 
     def exited(self, name: str, how: ProcessExit, now: float) -> None:
         """The process of a plane has ended."""

@@ -60,7 +60,7 @@ class Claims:
 
         Args:
             name: full L2 name.
-            session: id of the session that the process leads.
+            session: id of the session that the process leads; 0 is nobody's.
             token_sha256: of the launch token, in hex.
             cgroup: path in the cgroup v2 tree; empty without one.
         """
@@ -85,13 +85,14 @@ class Claims:
         claim = self._claims.get(name)
         if claim is None or peer.plane is not None:
             return True
-        return hmac.compare_digest(token_sha256, claim.token_sha256) or self._belongs(claim, peer.pid)
+        meant = bool(token_sha256) and hmac.compare_digest(token_sha256, claim.token_sha256)
+        return meant or self._belongs(claim, peer.pid)
 
     def _belongs(self, claim: _Claim, pid: int) -> bool:
         if pid <= 0:  # from another pid namespace: the kernel cannot say
             return False
         try:
-            if self._session_of(pid) == claim.session:
+            if claim.session > 0 and self._session_of(pid) == claim.session:
                 return True
         except OSError:  # it has ended: its number may be anybody's next
             return False

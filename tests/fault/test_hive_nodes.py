@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import trio
 from appliance.testing.hive import PROGRAM_ENV, HiveHarness
 from tests.compat.operator_box import SETTINGS, TENANT, Box
 from tests.fault.hive_nodes_kit import Operator, clear, living, main_processes
-from tests.orchestrator_kit import SLEEP, publish
+from tests.fault.test_hive_disk import mounted
+from tests.orchestrator_kit import CRASH, SLEEP, publish
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -220,3 +221,87 @@ def manifest_versions(root: Path) -> set[str]:
 
 def left_over(root: Path) -> list[Path]:
     return [*root.rglob(".publish-*"), *root.rglob(".removing-*")]
+
+
+# --- full disk, wrong clock --------------------------------------------------------------------------------
+
+
+@pytest.mark.privileged
+def test_a_full_disk_refuses_changes_and_leaves_nothing_half(
+    make: Callable[..., HiveHarness],
+) -> None:
+    hive = make()
+    filler = hive.paths.lib / "filler"
+    with mounted(hive.paths.lib, "-t", "tmpfs", "-o", "size=24m", "none"):
+        publish(hive.paths, "wf.sleep", SLEEP)
+        with hive, Box.of(hive) as box:
+            box.spawn("WF.old", runtime="wf.sleep", config={"value": 1})
+            pid = box.status("WF.old")["process"]["pid"]
+            before = box.config_path("WF.old").read_bytes()
+            with filler.open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+            answer = box.call("PUT", box.node("WF.old", "/config"), {"value": 2}, code=500)
+            assert answer["error_code"] == "CONFIG_WRITE_FAILED"
+            answer = box.spawn("WF.new", code=500, runtime="wf.sleep")
+            assert answer["error_code"] in ("CONFIG_WRITE_FAILED", "IDENTITY_REGISTER_FAILED"), answer
+            assert "space" in str(answer["error_detail"]) + str(answer["payload"])
+            files = {"package.json": json.dumps({"name": "ai.x", "version": "1.0.0"}), "bin/start.sh": SLEEP}
+            source = {"source": {"kind": "inline_package", "files": files}}
+            answer = box.call("POST", "/admin/runtime-packages/publish", source, code=None)
+            assert (answer["status"], answer["payload"].get("cause")) == ("error", "STORAGE_FULL"), answer
+            assert box.config_path("WF.old").read_bytes() == before
+            kept = [path for path in (hive.paths.lib / "nodes").rglob("*") if path.is_file()]
+            assert {path.name for path in kept} <= {
+                "config.json",
+                "status_version",
+                "status_fingerprint.sha256",
+            }
+            assert not left_over(hive.paths.dist / "runtimes")
+            health = box.client.get("/health")
+            assert health.status_code == 503
+            assert f"the disk of {hive.paths.lib} is full" in str(health.json()["reasons"])
+            assert "is full" in str(box.get("/hive/overview")["payload"]["reasons"])
+            # What needs no room goes on: looking, stopping, starting, deleting.
+            assert box.status("WF.old")["process"]["pid"] == pid
+            box.kill("WF.old", force=True)
+            assert box.call("POST", box.node("WF.old", "/start"), {})["payload"]["state"] == "started"
+            hive.kill_plane("control")
+            until("it lives", lambda: main_processes(hive) == {"WF.old": 1})
+            until("it answers", lambda: knows(box))
+            filler.unlink()
+
+            def again() -> bool:
+                return box.spawn("WF.new", code=None, runtime="wf.sleep")["status"] == "ok"
+
+            until("space is used again", again, 40.0)
+            assert (
+                box.call("PUT", box.node("WF.old", "/config"), {"value": 3})["payload"]["config_version"] == 2
+            )
+            until("it is well", lambda: box.client.get("/health").status_code == 200, 40.0)
+
+
+@pytest.mark.parametrize("jump_s", [-86_400 * 400, 86_400 * 400])
+def test_a_clock_that_jumps_neither_hurries_nor_hides_a_restart(
+    make: Callable[..., HiveHarness], monkeypatch: pytest.MonkeyPatch, hive_folder: Path, jump_s: int
+) -> None:
+    clock = hive_folder / "clock"
+    clock.write_text("0")
+    monkeypatch.setenv("FLUXBEE_TEST_CLOCK", str(clock))
+    hive = make(restart_first_ms=400, park_after=4)
+    publish(hive.paths, "wf.crash", CRASH)
+
+    with hive, Box.of(hive) as box:
+        box.spawn("WF.crash", runtime="wf.crash")
+        until("it waits", lambda: box.status("WF.crash")["process"]["phase"] == "waiting")
+        clock.write_text(str(jump_s))
+        assert (box.status("WF.crash")["process"]["retry_in_s"] or 0.0) < 1.6
+        until("it is parked", lambda: box.status("WF.crash")["process"]["phase"] == "parked")
+        process = box.status("WF.crash")["process"]
+        assert (process["failures"], process["restart_count"]) == (4, 3)
+        box.spawn("WF.old", runtime="wf.sleep")
+        clock.write_text("0")  # and back, while it lives
+        pid = box.status("WF.old")["process"]["pid"]
+        os.kill(pid, 9)
+        until("it lives again", lambda: main_processes(hive).get("WF.old") == 1)
+        until("it is another", lambda: box.status("WF.old")["process"]["pid"] not in (None, pid))

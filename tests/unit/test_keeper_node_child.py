@@ -190,3 +190,23 @@ def test_a_bundle_keeps_its_libraries_to_itself(
     made = child_environment(wanted, "t", own, frozen=True)
     assert made.get("LD_LIBRARY_PATH") == path
     assert "LD_LIBRARY_PATH_ORIG" not in made
+
+
+def test_a_child_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[int] = []
+
+    def stuck(pid: int, options: int) -> tuple[int, int]:
+        waited.append(options)
+        return 0, 0
+
+    def refuse(pid: int) -> None:
+        raise Busy("no claim")
+
+    real = os.waitpid
+    monkeypatch.setattr(node_child, "_REAP_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(os, "waitpid", stuck)
+    with pytest.raises(Busy):
+        run("sleep 60", before_exec=refuse)
+    assert set(waited) == {os.WNOHANG}
+    monkeypatch.undo()
+    assert os.waitstatus_to_exitcode(real(-1, 0)[1]) == -signal.SIGKILL

@@ -137,3 +137,32 @@ def test_a_start_that_failed_gives_the_name_back() -> None:
     planes.voice.claim(claim(B, 1))
     planes.voice.take_back(B, planes.voice.claim(claim(B, 2)), 0.0)
     assert planes.got[-1] == ("data", Claims(claims=(claim(B, 1),)))
+
+
+def test_an_ended_process_leaves_its_name_shut_until_the_next_claim() -> None:
+    planes = Planes()
+    planes.voice.shut(A, 0.0)
+    assert planes.got == []
+    planes.voice.claim(claim(A))
+    planes.voice.shut(A, 0.0)
+    (word,) = planes.got[-1][1].claims
+    assert (word.name, word.pid, word.cgroup, len(word.token_sha256)) == (A, 0, "", 64)
+    planes.got.clear()
+    planes.voice.introduce(lambda data: planes.send("data", data))
+    assert planes.got == [("data", Claims(claims=(word,)))]
+    assert planes.voice.claim(claim(A, 8)) == word
+
+
+def test_claims_that_a_new_router_does_not_take_at_once_follow() -> None:
+    planes = Planes()
+    names = [f"AI.n{number}@north" for number in range(300)]
+    for name in names:
+        planes.voice.claim(claim(name))
+    planes.got.clear()
+    room = [True, True, False, False, False]
+    planes.voice.introduce(lambda data: room.pop(0) and planes.send("data", data))
+    assert planes.voice.next_deadline() is not None
+    planes.voice.tick(0.0)
+    told = [one.name for _, order in planes.got for one in order.claims]
+    assert sorted(told) == sorted(names)
+    assert planes.voice.next_deadline() is None

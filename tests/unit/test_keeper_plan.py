@@ -566,3 +566,13 @@ class Supervision(RuleBasedStateMachine):
 
 Supervision.TestCase.settings = hypothesis_settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestSupervision = Supervision.TestCase
+
+
+def test_signs_of_life_that_wait_while_the_keeper_is_held_up_are_read_first() -> None:
+    plan = started()
+    for name in THREE:
+        plan.health(name, 30.0, 0.0)
+    plan.away(40.0)  # a launch from a slow medium took that long
+    assert plan.tick(40.0) == []
+    plan.health("data", 30.0, 40.1)
+    assert {command.plane for command in plan.tick(41.0)} == {"control", "world"}

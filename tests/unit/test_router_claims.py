@@ -143,3 +143,12 @@ def test_open_security_lets_anybody_be_anybody() -> None:
     made.engine.greeter.claims.changed.add(NAME)
     made.engine.expire()
     assert "closed.claimed_name" not in made.counts
+
+
+def test_the_claim_of_a_process_that_has_ended_is_met_by_nobody() -> None:
+    made = Claims(session_of=lambda pid: 0, cgroup_of=lambda pid: "")  # 0: from another pid namespace
+    made.claim(NAME, session=0, token_sha256="ab" * 32)
+    assert not made.allows(NAME, Peer(pid=5), "")
+    assert not made.allows(NAME, Peer(pid=5), token_digest(TOKEN))
+    made.claim(NAME, session=0, token_sha256="")
+    assert not made.allows(NAME, Peer(pid=5), "")
