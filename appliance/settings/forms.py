@@ -158,6 +158,10 @@ FORMS: dict[str, Form] = {
     "host_or_network": Form(
         expects="a host name, name:port, or a network such as 10.0.0.0/8", fits=_host_or_network
     ),
+    "tap": _text(
+        "a tap's name and its installed program, such as tap-csv=/usr/bin/tap-csv",
+        r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?=/[^\u0000]{1,4000}",
+    ),
     "world_namespace": _text("3 to 32 of a-z, 0-9, '-' and '_'", r"[a-z0-9_-]{3,32}"),
     "origin": Form(
         expects="an origin such as https://panel.example:8443, or *",

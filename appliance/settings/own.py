@@ -293,6 +293,12 @@ class WorldConnectors(Section, frozen=True, kw_only=True):
     max_sources: Annotated[int, key("Most sources that can be added.", ge=0, le=10_000)] = 256
     answer_bytes: Annotated[int, key("Largest answer of a source.", ge=_KIB, le=16 * _MIB)] = _MIB
     timeout_s: Annotated[int, key("Seconds that a source has for its whole answer.", ge=1, le=300)] = 30
+    tap_timeout_s: Annotated[
+        int, key("Seconds that one run of a named tap has; then it is killed.", ge=1, le=86_400)
+    ] = 900
+    tap_memory_bytes: Annotated[
+        int, key("Most memory of one process of a named tap.", ge=16 * _MIB, le=16 * _GIB)
+    ] = 256 * _MIB
     github_url: Annotated[str, key("GitHub's API; another one for GitHub Enterprise.", form="http_url")] = (
         "https://api.github.com"
     )
@@ -383,6 +389,14 @@ class World(Section, frozen=True, kw_only=True):
         key(
             "Nodes that may publish into a namespace by message without its token, as `pattern=namespace`.",
             form="node_namespace",
+        ),
+    ] = ()
+    taps: Annotated[
+        tuple[str, ...],
+        key(
+            "Singer taps that named sources may run, as `name=/path/to/installed/program`; nothing else is run"
+            " and nothing is ever installed.",
+            form="tap",
         ),
     ] = ()
     encryption_key: Annotated[

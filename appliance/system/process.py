@@ -22,6 +22,7 @@ __all__ = [
     "children",
     "close_descriptors_except",
     "ensure_stdio",
+    "forbid_new_privileges",
     "next_exited",
     "open_descriptors",
     "process_name",
@@ -36,6 +37,7 @@ __all__ = [
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
 
 _NAME_LIMIT_BYTES = 15  # TASK_COMM_LEN is 16 with its closing zero
 
@@ -96,6 +98,11 @@ def set_parent_death_signal(signum: int, *, parent_pid: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent_pid:
         raise ProcessLookupError(f"parent {parent_pid} ended before its child was ready")
+
+
+def forbid_new_privileges() -> None:
+    """No program that this process executes from now on gets more rights by a set-id bit."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def thread_count() -> int:

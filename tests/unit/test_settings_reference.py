@@ -91,6 +91,7 @@ GOOD_AND_BAD = {
     "node_name": (["SY.a.b", "AI.x@h"], ["x", "QQ.a", "SY.a@b c"]),
     "node_pattern": (["*", "AI.*@h"], ["", "a b", "x" * 257]),
     "node_namespace": (["AI.pump*@*=plant", "IO.x@h=a-b_c"], ["AI.x@h", "=plant", "AI.x@h=Ab", "a b=plant"]),
+    "tap": (["tap-csv=/usr/bin/tap-csv", "t=/a b"], ["tap-csv", "tap-csv=bin/x", "Tap=/x", "-a=/x", "=/x"]),
     "world_namespace": (["box", "a-b_1"], ["ab", "Box", "a/b", "x" * 33]),
     "host_or_network": (["meter.lan", "a:8080", "10.0.0.0/8", "::1", "fe80::/10"], ["", "a/b", "u@h", "-a"]),
     "path": (["/a", "./b c"], ["", "a\0b", "x" * 4097]),
