@@ -151,7 +151,7 @@ class ControlRegions:
         """Free what readers that died left behind."""
         if self._environment is not None:
             with suppress(FluxbeeError):  # shows again, with its reason, at the next change
-                self._environment.maintain()
+                self._environment.upkeep()
 
     async def upkeep(self) -> None:
         """Maintain the environment for as long as it runs."""

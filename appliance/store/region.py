@@ -96,6 +96,7 @@ class Environment(RegionView):
         self._listeners: list[Callable[[frozenset[str]], None]] = []
         self._owed: set[str] = set()
         self._changing = self._maintained = False
+        self._kept_txnid = -1
         self._copying = threading.Lock()
         self._meter = ThreadWriteMeter() if spec.on_disk else None
         self._quota_bytes = spec.map_bytes - spec.map_bytes // _RESERVE_SHARE
@@ -313,8 +314,15 @@ class Environment(RegionView):
             return False
         return used_pages(change.raw, change.dbs.values()) * self._page_bytes > self._quota_bytes
 
+    def upkeep(self) -> None:
+        """:meth:`maintain` if anything was committed since: looking dirties a page of the lock file."""
+        newest = self._open_env().info()["last_txnid"]
+        if newest != self._kept_txnid:
+            self.maintain()
+            self._kept_txnid = newest
+
     def maintain(self) -> EnvironmentStatistics:
-        """Free what ended readers left behind; call it every minute or so. Returns the new figures."""
+        """Free what ended readers left behind. Returns the new figures."""
         self._count.readers_cleared += self._open_env().reader_check()
         if not self._maintained and self._suspect is None:
             self._mark(clean=False)  # with the count of failed openings back at zero

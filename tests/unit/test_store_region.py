@@ -552,6 +552,23 @@ def test_marks_over_a_life(tmp_path: Path) -> None:
     assert (mark.clean, mark.opens) == (True, 0)
 
 
+def test_upkeep_leaves_alone_what_nothing_was_committed_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    maintain = Environment.maintain
+    monkeypatch.setattr(Environment, "maintain", lambda env: (done.append("x"), maintain(env))[1])
+    with Environment(SYNCED, tmp_path, REGIONS) as env:
+        for _ in range(3):
+            env.upkeep()
+        assert len(done) == 1  # once after the opening, which says that it went well
+        with env.change("config") as txn:
+            ALIAS.put(txn, "a", b"1")
+        for _ in range(3):
+            env.upkeep()
+        assert len(done) == 2
+
+
 def test_closing_waits_for_a_copy_but_not_for_ever(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.store.region._COPY_WAIT_S", 0.01)
     with env._copying, pytest.raises(Busy):
