@@ -81,7 +81,7 @@ def serving() -> Iterator[Web]:
             if status != 304:
                 self.wfile.write(data)
 
-        do_GET = do_POST = _answer  # noqa: N815 - the names that http.server calls
+        do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 - the names that http.server calls
 
         def log_message(self, format: str, *args: object) -> None:
             pass

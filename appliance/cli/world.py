@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from appliance.wire.errors import Invalid
 
 from .frame import Parser, Verbs, add_json_argument, add_verb, add_verb_group, completes
 from .output import ExitCode, clean, paint, print_fields, print_json, print_table
+from .places import add_root_argument, hive_paths
 
 if TYPE_CHECKING:
     from .world_api import WorldApi
@@ -175,12 +177,16 @@ def _add_administration(group: Verbs) -> None:
 def _add_common(parser: Parser) -> None:
     parser.add_argument("--url", metavar="URL", help="where the world is (default $FLUX_URL, else this box)")
     add_json_argument(parser)
+    add_root_argument(parser)
 
 
 def _api(args: argparse.Namespace) -> WorldApi:
-    from .world_api import WorldApi
+    from .world_api import URL_ENV, WorldApi, local_access
 
-    return WorldApi(args.url)
+    if args.url or os.environ.get(URL_ENV):
+        return WorldApi(args.url)
+    base, admin_token = local_access(hive_paths(args))
+    return WorldApi(base, admin_token=admin_token)
 
 
 def _show(args: argparse.Namespace, answer: object) -> int:
@@ -188,7 +194,7 @@ def _show(args: argparse.Namespace, answer: object) -> int:
     if args.json or not isinstance(answer, dict):
         print_json(answer)
     else:
-        print_fields((name, _plain(value)) for name, value in answer.items())
+        print_fields((clean(name), _plain(value)) for name, value in answer.items())
     return ExitCode.OK
 
 
@@ -219,13 +225,15 @@ def _health(args: argparse.Namespace) -> int:
 def _get(args: argparse.Namespace) -> int:
     from .world_api import entity_path
 
-    query = f"?{urlencode({'at': args.at})}" if args.at else ""
+    query = ""
+    if args.at:
+        query = f"?{urlencode({'seq' if args.at.isdigit() else 'at': args.at})}"
     entity = _api(args).call("GET", entity_path(args.entity) + query)
     if args.json or not isinstance(entity, dict):
         print_json(entity)
         return ExitCode.OK
     sys.stdout.write(f"{paint(clean(entity['id']), 'bold', sys.stdout)}  {clean(entity['lastUpdated'])}\n")
-    print_fields((name, _plain(value)) for name, value in entity["properties"].items())
+    print_fields((clean(name), _plain(value)) for name, value in entity["properties"].items())
     return ExitCode.OK
 
 

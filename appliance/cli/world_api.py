@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import quote
 
+from appliance.system.paths import Paths
 from appliance.wire.errors import (
     Busy,
     Conflict,
@@ -29,7 +31,15 @@ from appliance.wire.errors import (
 
 from .client import MAX_ANSWER_BYTES, Answer, DoorClient, pieces_of
 
-__all__ = ["ADMIN_TOKEN_ENV", "DEFAULT_URL", "TOKEN_ENV", "URL_ENV", "WorldApi", "entity_path"]
+__all__ = [
+    "ADMIN_TOKEN_ENV",
+    "DEFAULT_URL",
+    "TOKEN_ENV",
+    "URL_ENV",
+    "WorldApi",
+    "entity_path",
+    "local_access",
+]
 
 DEFAULT_URL: Final = "http://localhost:3000"
 URL_ENV: Final = "FLUX_URL"
@@ -56,13 +66,33 @@ def entity_path(entity: str) -> str:
     return f"/api/state/entities/{quote(entity, safe='')}"
 
 
+def local_access(paths: Paths) -> tuple[str | None, str | None]:
+    """Address and admin token of this box's own world, as far as this account may read them.
+
+    Nobody else gets the token: an address that was named is asked with what the environment holds.
+    """
+    from appliance.settings import load
+
+    base = token = None
+    with contextlib.suppress(FluxbeeError, OSError):
+        settings = load(paths.hive_yaml, overrides={"root": str(paths.root)} if paths.root else None).settings
+        host, _, port = settings.world.listen.rpartition(":")
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared, not bound
+        base = f"http://{host}:{port}" if port != "0" else None
+        token = settings.world.admin_token
+    if base is not None and token is None:
+        with contextlib.suppress(OSError, ValueError):
+            token = paths.world_admin_token.read_text("ascii").strip() or None
+    return base, token
+
+
 class WorldApi:
     """A client of one box's world.
 
     Args:
         base: ``http://host:port``; ``$FLUX_URL`` or this box by default.
         token: namespace token; ``$FLUX_TOKEN`` by default.
-        admin_token: for what changes the box; ``$FLUX_ADMIN_TOKEN`` by default.
+        admin_token: for what changes the box; ``$FLUX_ADMIN_TOKEN`` goes before it.
 
     Raises:
         Invalid: ``base`` is no address.
@@ -73,7 +103,7 @@ class WorldApi:
     ) -> None:
         address = base or os.environ.get(URL_ENV) or DEFAULT_URL
         self._token = token or os.environ.get(TOKEN_ENV) or None
-        self._admin_token = admin_token or os.environ.get(ADMIN_TOKEN_ENV) or None
+        self._admin_token = os.environ.get(ADMIN_TOKEN_ENV) or admin_token
         self._door = DoorClient(address, self._token, what="world", example=DEFAULT_URL)
         self.base = self._door.base
 
@@ -138,7 +168,7 @@ class WorldApi:
         if self._admin_token is None:
             raise Refused(
                 f"{ADMIN_TOKEN_ENV} not set",
-                remedy="Set it; `fluxbee run` says at its start where the box keeps the token.",
+                remedy="Set it, or work on the box with an account that may read its token.",
             )
         return DoorClient(self.base, self._admin_token, what="world", example=DEFAULT_URL)
 
