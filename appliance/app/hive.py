@@ -79,6 +79,7 @@ class Hive(msgspec.Struct, frozen=True, kw_only=True):
             ),
             turns_keep_bytes=settings.turns.keep_bytes,
             turns_keep_s=settings.turns.keep_days * 86_400.0,
+            reserve_bytes=settings.journals.reserve_bytes,
             flush_interval_s=settings.journals.flush_ms / 1000,
             flush_bytes=settings.journals.flush_bytes,
             sync_interval_s=settings.journals.sync_ms / 1000,

@@ -18,6 +18,7 @@ from appliance.http.world.sources import SourcesDesk
 from appliance.services.runtime import run_service
 from appliance.services.world import WorldService
 from appliance.settings import Settings
+from appliance.store.reserve import Reserve
 from appliance.system import log as logs
 from appliance.wire.errors import Damaged, Unavailable
 from appliance.world import WorldEngine, WorldOptions
@@ -45,7 +46,8 @@ async def world_plane(
     last: clients of the door do not need the router. At the stop the engine outlives the door's grace.
     """
     settings = hive.settings
-    engine = WorldEngine.at(hive.paths, world_options(settings), page=seams.page)
+    reserve = Reserve(hive.paths.reserve, settings.journals.reserve_bytes)
+    engine = WorldEngine.at(hive.paths, world_options(settings), page=seams.page, reserve=reserve)
     token = admin_token(settings.world.admin_token, hive.paths.world_admin_token)
     # The doors are closed before the engine: no request meets its end.
     async with _running(engine), trio.open_nursery() as doors:
@@ -54,7 +56,7 @@ async def world_plane(
             engine,
             settings,
             admin_token=token,
-            health=partial(_health, hive, engine),
+            health=partial(_health, hive, engine, reserve),
             connectors=partial(_desk, hive, connectors),
         )
         door.connector_statistics = None if connectors is None else connectors.statistics
@@ -121,6 +123,9 @@ def connector_options(hive: Hive) -> ConnectorOptions:
     connectors, sysinfo = hive.settings.world.connectors, hive.settings.world.sysinfo
     return ConnectorOptions(
         hive_id=hive.hive_id,
+        taps=dict(one.split("=", 1) for one in hive.settings.world.taps),
+        tap_timeout_s=float(connectors.tap_timeout_s),
+        tap_memory_bytes=connectors.tap_memory_bytes,
         enabled=connectors.enabled,
         reach=connectors.reach,
         allowed_hosts=connectors.allowed_hosts,
@@ -153,10 +158,11 @@ def world_options(settings: Settings) -> WorldOptions:
     return WorldOptions.of(settings.world, map_bytes=settings.regions.disk_map_bytes)
 
 
-async def _health(hive: Hive, engine: WorldEngine) -> Health:
+async def _health(hive: Hive, engine: WorldEngine, reserve: Reserve) -> Health:
     reasons = [] if engine.ready else ["the world is being recovered"]
     if engine.failure is not None:
         reasons.append(f"events are not stored: {engine.failure}")
+    reasons += reserve.reasons()
     statistics = engine.statistics()
     return Health(
         reasons=tuple(reasons),

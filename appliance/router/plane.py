@@ -25,6 +25,7 @@ from appliance.store.published import Publisher
 from appliance.store.region import Environment
 from appliance.store.region_admit import CONTROL, LIVE, EnvironmentFiles, EnvironmentSpec
 from appliance.store.replay import replay
+from appliance.store.reserve import Reserve
 from appliance.system.boot import boot_id
 from appliance.system.log import get_logger
 from appliance.system.paths import Paths
@@ -68,6 +69,7 @@ class DataPlaneConfig(msgspec.Struct, frozen=True, kw_only=True):
     turn_budget: TurnBudget = TurnBudget()
     turns_keep_bytes: int = 2_000_000_000
     turns_keep_s: float = 7 * 86_400.0
+    reserve_bytes: int = 0
     flush_interval_s: float = 0.25
     flush_bytes: int = 1 << 20
     sync_interval_s: float = 1.0
@@ -212,7 +214,12 @@ class DataPlane:
 
     def _build(self, settings: EngineSettings, closing: ExitStack) -> None:
         config = self._config
-        self._turn_log = TurnLog(self._turns, config.turn_budget, time.monotonic())
+        self._turn_log = TurnLog(
+            self._turns,
+            config.turn_budget,
+            time.monotonic(),
+            is_full=Reserve(self._paths.reserve, config.reserve_bytes).is_full,
+        )
         self.engine = Engine(
             settings,
             threads=ThreadCounters(self._ledger, config.thread_capacity),
@@ -280,7 +287,7 @@ class DataPlane:
             with trio.move_on_after(_UPKEEP_S):
                 await self._note_due.wait()
             self._note_due = trio.Event()
-            self._turn_log.write_gap()
+            self._turn_log.tend(time.monotonic())
             if self._regions.behind:
                 self._regions.rewrite(self.engine.fib.by_uuid.values())
             if self._view.failure is not None:
@@ -295,7 +302,7 @@ class DataPlane:
 
     def _maintain(self) -> None:
         try:
-            self._live.maintain()
+            self._live.upkeep()
         except FluxbeeError as error:
             log.warning("live_region_maintenance", code="LIVE_REGION_MAINTENANCE", error=str(error))
 

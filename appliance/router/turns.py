@@ -3,13 +3,15 @@
 A turn is an ordinary message as delivered, before ``memory_package``. Budget: a token bucket for bytes per
 second with a burst, and bytes per day (``design.md §5`` *Turns*). As it runs low, turns that belong to no
 thread go first. What was left out becomes a record ``{"gap":{"first":…,"last":…,"count":…}}``: ``count`` of
-the turns numbered ``first`` to ``last`` are missing. Turns are numbered from 1 in each run of the router.
+the turns numbered ``first`` to ``last`` are missing, for the ``reasons`` it names: ``budget``, ``refused`` by
+the journal, ``disk_full``. Turns are numbered from 1 in each run of the router.
 
 The class is sans-IO but for the journal it is given; ``now`` comes with :meth:`TurnLog.appetite`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -23,6 +25,7 @@ _DAY_S: Final = 86_400.0
 _LOOSE_SHARE: Final = 0.25
 """Below this share of the burst (or of the day) only turns of a thread are still recorded."""
 _GAP_EVERY_S: Final = 1.0
+_LOOK_S: Final = 1.0
 
 
 class TurnBudget(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,13 +37,17 @@ class TurnBudget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TurnStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """``refused`` turns were within budget but the journal did not take them (disk full, queue full)."""
+    """``refused`` turns were within budget but the journal did not take them (disk failed, queue full).
+
+    ``disk_full`` turns were not offered to it, because the disk has no room beyond its reserve.
+    """
 
     recorded: int
     recorded_bytes: int
     over_budget: int
     refused: int
     gaps: int
+    disk_full: int = 0
 
 
 class TurnJournal(Protocol):
@@ -52,9 +59,23 @@ class TurnJournal(Protocol):
 
 
 class TurnLog:
-    """A :class:`~appliance.wire.seams.TurnSink` over a journal."""
+    """A :class:`~appliance.wire.seams.TurnSink` over a journal.
 
-    def __init__(self, journal: TurnJournal, budget: TurnBudget, now: float) -> None:
+    Args:
+        journal: takes the records.
+        budget: limits.
+        now: the time.
+        is_full: whether the disk has no room for turns; asked once a second while there are any.
+    """
+
+    def __init__(
+        self,
+        journal: TurnJournal,
+        budget: TurnBudget,
+        now: float,
+        *,
+        is_full: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._journal = journal
         self._budget = budget
         self._now = now
@@ -68,7 +89,11 @@ class TurnLog:
         self._gap_count = 0
         self._gap_written_at = now
         self._recorded = self._recorded_bytes = 0
-        self._over_budget = self._refused = self._gaps = 0
+        self._over_budget = self._refused = self._gaps = self._disk_full = 0
+        self._gap_reasons: set[str] = set()
+        self._is_full = is_full
+        self._look_at = now
+        self._full = False
 
     def appetite(self, now: float) -> tuple[bool, bool]:
         """Whether there is budget for turns of a thread, and for turns without one."""
@@ -80,6 +105,10 @@ class TurnLog:
         if now - self._day_began >= _DAY_S:
             self._day_began, self._day_bytes = now, 0
         self._now = now
+        if now >= self._look_at:
+            self._look(now)
+        if self._full:
+            return False, False
         left = min(self._tokens / budget.burst_bytes, 1 - self._day_bytes / budget.daily_bytes)
         return left > 0, left > _LOOSE_SHARE
 
@@ -89,12 +118,23 @@ class TurnLog:
         self._number += count + skipped
         if count and not self._append(framed, count):
             self._refused += count
-            self._miss(first, count)
+            self._miss(first, count, "refused")
             count = 0
         if skipped:
-            self._over_budget += skipped
-            self._miss(first, skipped)
-        if self._gap_count and (count or self._now - self._gap_written_at >= _GAP_EVERY_S):
+            if self._full:
+                self._disk_full += skipped
+            else:
+                self._over_budget += skipped
+            self._miss(first, skipped, "disk_full" if self._full else "budget")
+        is_due = bool(count) or self._now - self._gap_written_at >= _GAP_EVERY_S
+        if self._gap_count and is_due and not self._full:
+            self.write_gap()
+
+    def tend(self, now: float) -> None:
+        """Now and then, also without turns: write a gap down, unless the disk has no room for it."""
+        if self._full:
+            self._look(now)
+        if not self._full:
             self.write_gap()
 
     def write_gap(self) -> None:
@@ -103,12 +143,18 @@ class TurnLog:
             return
         self._gap_written_at = self._now
         gap = {"first": self._gap_first, "last": self._gap_last, "count": self._gap_count}
+        told = {"gap": {**gap, "reasons": sorted(self._gap_reasons)}}
         try:
-            self._journal.append_joined_nowait(pack_frame(msgspec.json.encode({"gap": gap})), 1)
+            self._journal.append_joined_nowait(pack_frame(msgspec.json.encode(told)), 1)
         except (Busy, Unavailable):
             return
         self._gaps += 1
         self._gap_count = 0
+        self._gap_reasons.clear()
+
+    def _look(self, now: float) -> None:
+        self._look_at = now + _LOOK_S
+        self._full = self._is_full()
 
     def _append(self, framed: bytes, count: int) -> bool:
         try:
@@ -121,11 +167,12 @@ class TurnLog:
         self._recorded_bytes += len(framed)
         return True
 
-    def _miss(self, first: int, count: int) -> None:
+    def _miss(self, first: int, count: int, reason: str) -> None:
         if not self._gap_count:
             self._gap_first = first
         self._gap_last = self._number
         self._gap_count += count
+        self._gap_reasons.add(reason)
 
     def statistics(self) -> TurnStatistics:
         """A snapshot."""
@@ -135,4 +182,5 @@ class TurnLog:
             over_budget=self._over_budget,
             refused=self._refused,
             gaps=self._gaps,
+            disk_full=self._disk_full,
         )

@@ -4,8 +4,8 @@ A file of ``journals.reserve_bytes`` is allocated below ``<lib>``. *Room* is wha
 holds; releasing the file does not change it, so every process that measures comes to the same answer
 (``docs/decisions/0008-room-is-what-is-free-plus-the-reserve.md``). Ordinary writers (world events, turns,
 packages) are refused while there is no room beyond the reserve; administration, removal and retention make
-way first and may use what the reserve frees. ``ReserveRule`` decides without I/O; ``Reserve`` measures, at most
-once a second and only for somebody who writes. Nothing here stops other programs from filling the disk.
+way first and may use what the reserve frees. ``ReserveRule`` decides without I/O; ``Reserve`` measures, at
+most once a second and only for somebody who writes. Nothing here stops other programs from filling the disk.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ __all__ = [
 ]
 
 DISK_FULL: Final = "DISK_FULL"
-_REMEDY: Final = (
-    "Delete what is not needed: entities, versions of runtimes, files of others; see `fluxbee status`."
-)
+_REMEDY: Final = "Remove what is not needed: entities, versions of runtimes, files of other programs."
 _LOOK_S: Final = 1.0
 _KEEP_S: Final = 30.0
 _KEEP_FULL_S: Final = 2.0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from appliance.store.journal import Journal
+from appliance.store.reserve import Reserve
 from appliance.system.clock import Clock
 from appliance.wire.errors import Busy, FluxbeeError, Invalid, Unavailable
 
@@ -35,6 +36,8 @@ ROOM_WAIT_S = 2.0
 MAX_FLYING_BYTES = 32 << 20
 _STALLED = "STORAGE_STALLED"
 _COUNT_PAGE = 2000
+_WRITTEN_TIMES = 2
+"""An event is written into the journal, and soon into the region."""
 
 
 class WorldCommitter:
@@ -48,6 +51,7 @@ class WorldCommitter:
         meter: counts live events.
         listeners: are told what was committed.
         changed: called after commits: there is something to project.
+        reserve: refuses events while the disk is full; what deletes or administrates may use it.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class WorldCommitter:
         meter: Meter,
         listeners: Listeners,
         changed: Callable[[], None],
+        reserve: Reserve,
     ) -> None:
         self._journal = journal
         self._state = state
@@ -67,6 +72,7 @@ class WorldCommitter:
         self._meter = meter
         self._listeners = listeners
         self._changed = changed
+        self._reserve = reserve
         self._intake = Intake(state, view)
         self._flights: deque[Flight] = deque()
         self._flying_bytes = 0
@@ -79,14 +85,23 @@ class WorldCommitter:
 
     # -- requests ----------------------------------------------------------------------------------------
 
-    async def commit(self, events: Sequence[Event | str], caller: Caller) -> Flight:
+    async def commit(
+        self, events: Sequence[Event | str], caller: Caller, *, essential: bool = False
+    ) -> Flight:
         """Store those ``events`` that may be stored, all or none; durable and visible on return.
+
+        ``essential`` ones are stored on a full disk too, as far as the reserve goes.
 
         Raises:
             Busy: no room for longer than ``ROOM_WAIT_S``.
             Invalid: more bytes than one append may have.
-            Unavailable: the disk failed; nothing was stored. With code ``STORAGE_STALLED`` it may be yet.
+            Unavailable: the disk failed, or is full; nothing was stored. With code ``STORAGE_STALLED`` it may
+                be yet.
         """
+        if essential:
+            await self._reserve.make_way(self._journal)
+        else:
+            self._reserve.check()
         await self._room()
         await self._count_quota(caller)
         self._check_open()
@@ -98,6 +113,7 @@ class WorldCommitter:
         self.duplicates += len(flight.duplicates)
         self.batches += 1
         if flight.count:
+            self._reserve.spend(_WRITTEN_TIMES * len(flight.body))
             await self._fly(flight)
         if flight.awaits > self._state.overlay.front_seq:
             await self._await_twin(flight)
@@ -105,6 +121,7 @@ class WorldCommitter:
 
     async def control(self, kind: int, text: bytes) -> int:
         """Store one record of configuration or namespaces; returns its number when it is in effect."""
+        await self._reserve.make_way(self._journal)
         await self._room()
         flight = self._intake.control(kind, text, self._next_seq(), self._clock.wall_ms())
         await self._fly(flight)

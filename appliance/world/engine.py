@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from appliance.store.generations import GenerationPage
+from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.system.clock import Clock
 from appliance.system.disk import Disk
 from appliance.system.paths import Paths
@@ -66,6 +67,7 @@ class WorldEngine:
         clock: for stamps and buckets; the system's by default.
         disk: where the journal is written; the operating system by default.
         inline: write on the loop instead of in a thread (tests).
+        reserve: of the disk; events are refused while it is full, deleting goes on.
     """
 
     def __init__(
@@ -78,16 +80,31 @@ class WorldEngine:
         clock: Clock | None = None,
         disk: Disk | None = None,
         inline: bool = False,
+        reserve: Reserve = NO_RESERVE,
     ) -> None:
         self._keeping = Keeping(
-            journal_dir, region_dir, options, page=page, clock=clock, disk=disk, inline=inline
+            journal_dir,
+            region_dir,
+            options,
+            page=page,
+            clock=clock,
+            disk=disk,
+            inline=inline,
+            reserve=reserve,
         )
         self._options = options
 
     @classmethod
-    def at(cls, paths: Paths, options: WorldOptions, *, page: GenerationPage | None = None) -> Self:
+    def at(
+        cls,
+        paths: Paths,
+        options: WorldOptions,
+        *,
+        page: GenerationPage | None = None,
+        reserve: Reserve = NO_RESERVE,
+    ) -> Self:
         """The engine of a hive: ``<lib>/journals/world`` and ``<lib>/regions``."""
-        return cls(paths.journals / "world", paths.regions_disk, options, page=page)
+        return cls(paths.journals / "world", paths.regions_disk, options, page=page, reserve=reserve)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open, catch up, serve until cancelled; started means that reads and writes are answered.
@@ -149,8 +166,8 @@ class WorldEngine:
         """
         return await self._publish_one(decode_event(body), caller)
 
-    async def _publish_one(self, event: Event, caller: Caller) -> Receipt:
-        flight = await self._committer.commit([event], caller)
+    async def _publish_one(self, event: Event, caller: Caller, *, essential: bool = False) -> Receipt:
+        flight = await self._committer.commit([event], caller, essential=essential)
         if flight.problems:
             raise error_of(flight.problems[0])
         if flight.duplicates:
@@ -175,7 +192,7 @@ class WorldEngine:
         """EP-40: append a tombstone, whether the entity exists or not; raises as ``publish``."""
         if fault := entity_id_fault(entity_id):
             raise Invalid(fault, field="entity_id")
-        return await self._publish_one(self._tombstone(entity_id), caller)
+        return await self._publish_one(self._tombstone(entity_id), caller, essential=True)
 
     def _tombstone(self, entity_id: str) -> Event:
         now_ms = max(self._keeping.clock.wall_ms(), 1)
@@ -219,7 +236,8 @@ class WorldEngine:
         self._check_rights(wanted, caller)
         existing = [one for one in wanted if not entity_id_fault(one) and self.entity(one) is not None]
         if existing:
-            await self._committer.commit([self._tombstone(one) for one in existing], INTERNAL)
+            tombstones = [self._tombstone(one) for one in existing]
+            await self._committer.commit(tombstones, INTERNAL, essential=True)
         return DeleteReport(deleted=len(existing))
 
     async def _matching(self, listing: Listing) -> list[str]:

@@ -23,6 +23,7 @@ from appliance.store.layouts import WORLD_REGION
 from appliance.store.region import Environment
 from appliance.store.region_admit import WORLD
 from appliance.store.region_txn import ReadTxn
+from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.system.clock import Clock, SystemClock
 from appliance.system.disk import Disk, RealDisk
 from appliance.system.log import get_logger
@@ -80,6 +81,7 @@ class Keeping:
         clock: Clock | None,
         disk: Disk | None,
         inline: bool,
+        reserve: Reserve = NO_RESERVE,
     ) -> None:
         self.options = options
         self.clock = clock or SystemClock()
@@ -88,6 +90,7 @@ class Keeping:
         self.ready = False
         self._journal_dir, self._region_dir, self._page = journal_dir, region_dir, page
         self._disk, self._inline = disk, inline
+        self._reserve = reserve
         self.history = History(disk or RealDisk(), journal_dir)
         self._meter = Meter(options.publisher_window_s)
         self._recovered = Recovered(rebuilt=False, events=0, gaps=0, gap_records=0, took_ms=0)
@@ -136,6 +139,7 @@ class Keeping:
             self._meter,
             self.listeners,
             self._note_change,
+            self._reserve,
         )
         self._imaged_ms = self.clock.wall_ms()
         if self.state.overlay.front:
@@ -238,7 +242,7 @@ class Keeping:
         while True:
             await trio.sleep(_UPKEEP_S)
             self.committer.drain()  # what a stalled disk has confirmed after its publisher gave up
-            self.view.env.maintain()
+            self.view.env.upkeep()
             if self._image_due():
                 try:
                     await self.compact()
