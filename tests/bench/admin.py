@@ -18,7 +18,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,9 @@ READ_PATHS = (
     "/admin/actions",
 )
 """What the load reads in turn: answers of the door itself, of SY.admin, of other services and of a node."""
+
+DOOR_PATHS = ("/admin/actions", "/admin/actions/run_node", "/openapi.json", "/modules")
+"""What the control plane answers without a message to anybody."""
 
 
 class Box:
@@ -286,7 +290,7 @@ def status() -> list[Figure]:
             tails.setdefault(name, []).append(_ms(times, "p99_ns"))
             return 0.0
 
-        interleave({name: lambda name=name: block(name) for name in paths}, BLOCKS)  # type: ignore[misc]
+        interleave({name: partial(block, name) for name in paths}, BLOCKS)
     return [
         at_most(
             f"GET status of a node, {label} | GET /health",
@@ -348,12 +352,12 @@ _TROUBLE = re.compile(r"Non-2xx or 3xx responses:.*|Socket errors:.*")
 
 
 class Load:
-    """wrk with 64 connections on read endpoints; no faster than the CPU that it shares with the door."""
+    """wrk with 64 connections on ``paths``; no faster than the CPU that it shares with the door."""
 
-    def __init__(self, hive: Box, program: str, cpu: int) -> None:
-        paths = ", ".join(f'"{path.format(hive=hive.hive)}"' for path in READ_PATHS)
-        script = hive.harness.paths.etc / "reads.lua"
-        script.write_text(_SCRIPT % paths)
+    def __init__(self, hive: Box, program: str, paths: tuple[str, ...], cpu: int) -> None:
+        wanted = ", ".join(f'"{path.format(hive=hive.hive)}"' for path in paths)
+        script = hive.harness.paths.etc / f"load{len(paths)}.lua"
+        script.write_text(_SCRIPT % wanted)
         self._argv = [program, "-t2", "-c64", "-s", str(script), hive.harness.url]
         self._cpu = cpu
         self.rates: list[float] = []
@@ -389,59 +393,70 @@ def load() -> list[Figure]:
     if program is None:
         note("wrk is not installed: the round trip under load is not measured")
         return []
-    count = options().scaled(10_000, least=200)
     chosen = cpus()
-    medians: dict[str, list[float]] = {}
-    tails: dict[str, list[float]] = {}
     with box(planes="apart", nodes=1) as hive, Fleet() as clients:
         for pid in descendants(hive.pid):
             pin(pid, chosen.clients)
         pin(hive.plane("data"), chosen.program)
-        reads = Load(hive, program, chosen.clients)
-        a, b = (clients.client(name, cpu=chosen.program) for name in ("a", "b"))
-        for client, name in ((a, "AI.a"), (b, "AI.b")):
-            address = str(hive.harness.socket_path)
-            client.ask("open", kind="flux", address=address, nodes=[(str(uuid.uuid4()), name)])
+        loads = {
+            "answers of the door itself": Load(hive, program, DOOR_PATHS, chosen.clients),
+            "all kinds of reads": Load(hive, program, READ_PATHS, chosen.clients),
+        }
+        trip = Trip(hive, clients, chosen.program, options().scaled(10_000, least=200))
 
         def block(way: str) -> float:
-            for client, to in ((a, "AI.b"), (b, "AI.a")):
-                shape, full = ("io", 350, 0), f"{to}@{hive.hive}"
-                client.ask("prepare", to=[full], count=count + 50, per_write=1, shape=shape)
-            if way == "loaded":
-                with reads.running(3):
-                    _trip(a, b, count, medians, tails, way)
-            else:
-                _trip(a, b, count, medians, tails, way)
+            trip.prepare()
+            with loads[way].running(3) if way in loads else nullcontext():
+                trip.measure(way)
             return 0.0
 
-        ways = {way: lambda way=way: block(way) for way in ("loaded", "quiet")}  # type: ignore[misc]
+        ways = {way: partial(block, way) for way in ("quiet", *loads)}
         interleave(ways, max(2, options().scaled(PAIRS)))
-    return [
+    return [figure for way, one in loads.items() for figure in _beside(way, one, trip)]
+
+
+def _beside(way: str, one: Load, trip: Trip) -> list[Figure]:
+    figures = [
         at_most(
-            f"round trip {label} while the door is read | while it is not",
-            statistics.median(values["loaded"]),
+            f"round trip {label} beside {way} | without",
+            statistics.median(values[way]),
             "µs",
             baseline=statistics.median(values["quiet"]),
-            ratio=median_ratio(values["loaded"], values["quiet"]),
+            ratio=median_ratio(values[way], values["quiet"]),
             most_ratio=1.1 if label == "p99" else None,
         )
-        for label, values in (("p50", medians), ("p99", tails))
-    ] + [at_least("read meanwhile, wrk on the same CPU", statistics.median(reads.rates), "1/s")]
+        for label, values in (("p50", trip.medians), ("p99", trip.tails))
+    ]
+    return [*figures, at_least("read meanwhile, wrk on the same CPU", statistics.median(one.rates), "1/s")]
 
 
-def _trip(
-    a: ClientProcess,
-    b: ClientProcess,
-    count: int,
-    medians: dict[str, list[float]],
-    tails: dict[str, list[float]],
-    way: str,
-) -> None:
-    b.tell("echo", count=count + 50, warm=50)
-    times = a.ask("ping", count=count, warm=50, timeout_s=PATIENCE_S)
-    b.hear()
-    medians.setdefault(way, []).append(_ms(times, "p50_ns") * 1000)
-    tails.setdefault(way, []).append(_ms(times, "p99_ns") * 1000)
+class Trip:
+    """Two nodes on one CPU that send each other one message after the other."""
+
+    def __init__(self, hive: Box, clients: Fleet, cpu: int, count: int) -> None:
+        self._count = count
+        self._names = [f"AI.{name}@{hive.hive}" for name in ("a", "b")]
+        self._ends = [clients.client(name, cpu=cpu) for name in self._names]
+        address = str(hive.harness.socket_path)
+        for client, name in zip(self._ends, self._names, strict=True):
+            nodes = [(str(uuid.uuid4()), name.partition("@")[0])]
+            client.ask("open", kind="flux", address=address, nodes=nodes)
+        self.medians: dict[str, list[float]] = {}
+        self.tails: dict[str, list[float]] = {}
+
+    def prepare(self) -> None:
+        """Format the messages of one measurement."""
+        for client, other in zip(self._ends, reversed(self._names), strict=True):
+            client.ask("prepare", to=[other], count=self._count + 50, per_write=1, shape=("io", 350, 0))
+
+    def measure(self, way: str) -> None:
+        """Median and 99th percentile of one measurement, kept under ``way``, in microseconds."""
+        a, b = self._ends
+        b.tell("echo", count=self._count + 50, warm=50)
+        times = a.ask("ping", count=self._count, warm=50, timeout_s=PATIENCE_S)
+        b.hear()
+        self.medians.setdefault(way, []).append(_ms(times, "p50_ns") * 1000)
+        self.tails.setdefault(way, []).append(_ms(times, "p99_ns") * 1000)
 
 
 # Starting.
