@@ -51,7 +51,8 @@ def _greet(hive: Hive, mode: str) -> None:
     rows = [
         ("hive", f"{hive.hive_id} ({settings.role}), planes {mode}"),
         ("nodes", f"{paths.routers}/*.sock"),
-        ("admin", f"http://{settings.admin.listen}/health"),
+        ("admin", f"http://{settings.admin.listen}  (a page; /docs, /health)"),
+        ("world", f"http://{settings.world.listen}  (a page; /openapi.json)"),
         ("data", str(paths.lib)),
         ("config", str(paths.hive_yaml)),
     ]
@@ -63,4 +64,5 @@ def _greet(hive: Hive, mode: str) -> None:
     err.write(f'  fluxbee send AI.echo@{hive.hive_id} "hola"{root}\n')
     err.write(f"  fluxbee tap{root}\n")
     err.write(f"  fluxbee status{root}\n")
+    err.write("  fluxbee node --help; fluxbee world --help\n")
     err.flush()
