@@ -140,6 +140,38 @@ _SCHEMAS: Final[_Json] = {
             "body_size_limit_batch_bytes": _NUMBER,
         },
     },
+    "NewSource": {
+        "type": "object",
+        "required": ["name", "url", "poll_interval_secs", "entity_key", "namespace"],
+        "properties": {
+            "name": {"type": "string"},
+            "url": {"type": "string", "format": "uri"},
+            "poll_interval_secs": {"type": "number", "minimum": 1},
+            "entity_key": {"type": "string"},
+            "namespace": {"type": "string"},
+            "auth_type": {
+                "oneOf": [{"enum": ["none", "bearer"]}, _strings("api_key_header")],
+                "default": "none",
+            },
+            "token": {"type": ["string", "null"]},
+            "flux_namespace_token": {"type": ["string", "null"]},
+            "mapping": {
+                "type": ["object", "null"],
+                "description": "property to path, such as `a.b[0].c`; the whole document without it",
+                "additionalProperties": {"type": "string"},
+            },
+        },
+    },
+    "Source": _strings(
+        "name",
+        "type",
+        "status",
+        "source_id",
+        "last_started",
+        "last_success",
+        "last_error",
+        enabled={"type": "boolean"},
+    ),
     "Connectors": {
         "type": "object",
         "properties": {"connectors": _array(_strings("name", "status", enabled={"type": "boolean"}))},
@@ -270,8 +302,63 @@ def _administration() -> _Json:
                 secured=True,
             )
         },
+        "/api/admin/backup": {"get": _stream("A copy of the world", answers=True)},
+        "/api/admin/restore": {"post": _stream("Replace the world by a copy: all of it or nothing")},
         "/health": {"get": _operation("How the world is", _strings("status"))},
         "/ready": {"get": _operation("Whether it answers", {"type": "object"})},
+    }
+
+
+def _stream(summary: str, *, answers: bool = False) -> _Json:
+    """An endpoint of the administrator whose body, or answer, is a file."""
+    file = _content({"type": "string", "format": "binary"}, "application/octet-stream")
+    operation = _operation(summary, None if answers else {"type": "object"}, errors=(401, 409), secured=True)
+    if answers:
+        operation["responses"]["200"]["content"] = file  # type: ignore[index]
+    else:
+        operation["requestBody"] = {"required": True, "content": file}
+    return operation
+
+
+def _sources() -> _Json:
+    """Credentials, logins and sources; the latter are served below ``/api/connectors`` too."""
+    token = _operation(
+        "Store a token, encrypted",
+        {"type": "object"},
+        errors=(400, 401, 404, 415, 422),
+        body={"type": "object", "required": ["token"], "properties": {"token": {"type": "string"}}},
+        parameters=(_NAME,),
+        secured=True,
+    )
+    forget = _operation(
+        "Forget the token", {"type": "object"}, errors=(401, 404), parameters=(_NAME,), secured=True
+    )
+    link = _operation(
+        "A link with which a browser may start a login, once",
+        _strings("url", expires_in=_NUMBER),
+        errors=(401, 404, 500),
+        parameters=(_NAME,),
+        secured=True,
+    )
+    add = _operation(
+        "Ask a JSON document again and again",
+        _strings("source_id"),
+        errors=(400, 401, 403, 415, 422),
+        body=_ref("NewSource"),
+        secured=True,
+        status=201,
+    )
+    source_id = _parameter("source_id", "string", "from the list", where="path")
+    remove = _operation(
+        "Forget a source", None, errors=(401,), parameters=(source_id,), secured=True, status=204
+    )
+    base = "/api/connector-manager/connectors"
+    return {
+        "/api/connectors/{name}/token": {"post": token, "delete": forget},
+        "/api/connectors/{name}/oauth/link": {"post": link},
+        base: {"get": _operation("Sources and how they are", _array(_ref("Source")))},
+        f"{base}/generic": {"post": add},
+        f"{base}/generic/{{source_id}}": {"delete": remove},
     }
 
 
@@ -279,7 +366,7 @@ OPENAPI: Final = msgspec.json.encode(
     {
         "openapi": "3.1.0",
         "info": {"title": "Fluxbee Edge: world state", "version": __version__},
-        "paths": {**_events(), **_entities(), **_administration()},
+        "paths": {**_events(), **_entities(), **_administration(), **_sources()},
         "components": {
             "schemas": _SCHEMAS,
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
