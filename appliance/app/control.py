@@ -32,7 +32,7 @@ async def control_plane(
     """Run the admin door and the SY.* services until cancelled; started means that all are connected."""
     regions = _regions(hive, seams)
     orchestrator = orchestrator_of(hive, seams)
-    offered = services(hive, regions, orchestrator)
+    offered = services(hive, regions, orchestrator, seams.reserve)
     health = HealthService(
         hive.hive_id,
         hive.settings.role,
@@ -40,13 +40,15 @@ async def control_plane(
         journals=lambda: [state for service in offered for state in service.journals()],
         notices=lambda: [notice for service in offered for notice in service.notices()],
         places=(hive.paths.lib, hive.paths.run, hive.settings.storage_dir),
+        reserve=seams.reserve,
     )
-    admin = admin_service(hive)
+    admin = admin_service(hive, seams.reserve)
     own = (
         Service(name="SY.health", serve=health.serve),
         Service(name="SY.admin", serve=admin.serve, figures={"admin": admin.statistics}),
     )
     figures = _figures(regions, (*offered, *own))
+    figures["reserve"] = seams.reserve.statistics
     application, streams = admin_application(
         hive,
         admin,
@@ -62,7 +64,8 @@ async def control_plane(
             if service.opened is not None:
                 await stack.enter_async_context(service.opened())
         nursery = await stack.enter_async_context(trio.open_nursery())
-        for task in (regions.upkeep, regions.publish, *(task for one in offered for task in one.beside)):
+        own_tasks = (seams.reserve.keep, regions.upkeep, regions.publish)
+        for task in (*own_tasks, *(task for one in offered for task in one.beside)):
             nursery.start_soon(task)
         # The door is open before the nodes: it can tell why a service does not come up.
         await nursery.start(admin.run)

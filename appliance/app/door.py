@@ -20,6 +20,7 @@ from appliance.sdk import Dial
 from appliance.services.admin import AdminService, Direct, NodeLogs, Streams
 from appliance.services.health import HealthReport, HealthService
 from appliance.services.orchestrator import OrchestratorService
+from appliance.store.reserve import Reserve
 from appliance.system import log as logs
 from appliance.wire.errors import FluxbeeError
 from appliance.wire.names import full_name
@@ -35,7 +36,7 @@ FIGURES_PATIENCE_S: Final = 0.7
 log = logs.get_logger("app")
 
 
-def admin_service(hive: Hive) -> AdminService:
+def admin_service(hive: Hive, reserve: Reserve) -> AdminService:
     """SY.admin, as the configuration wants it."""
     settings = hive.settings
     everybody = settings.security.local == "open"
@@ -45,6 +46,7 @@ def admin_service(hive: Hive) -> AdminService:
         paths=hive.paths,
         timeouts=settings.admin.timeouts,
         admin_nodes=("*",) if everybody else settings.security.admin_nodes,
+        reserve=reserve,
     )
 
 

@@ -18,6 +18,7 @@ from appliance.services.health import PlaneState
 from appliance.settings import Configuration, Settings
 from appliance.store.generations import GenerationPage
 from appliance.store.region_admit import LIVE
+from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.system.paths import Paths
 from appliance.wire.names import full_name
 
@@ -96,6 +97,7 @@ class Seams(msgspec.Struct, frozen=True, kw_only=True):
         own_eventfd: readable when another plane announced something; ``None`` in one process.
         planes: what the keeper says about the planes; ``None`` without a keeper.
         keeper: the keeper itself, which starts and stops nodes; ``None`` without one (a harness).
+        reserve: space for a full disk, as this process sees it.
     """
 
     dial: Callable[[str], Dial]
@@ -103,3 +105,4 @@ class Seams(msgspec.Struct, frozen=True, kw_only=True):
     own_eventfd: int | None = None
     planes: Callable[[], Awaitable[Sequence[PlaneState]]] | None = None
     keeper: TrioPlane | None = None
+    reserve: Reserve = NO_RESERVE

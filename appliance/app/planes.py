@@ -25,6 +25,7 @@ from appliance.services.health import PlaneState
 from appliance.settings import Configuration, Settings
 from appliance.store.files import storage_error
 from appliance.store.generations import GenerationPage
+from appliance.store.reserve import Reserve
 from appliance.system import log as logs
 from appliance.wire.errors import FluxbeeError, Misconfigured
 
@@ -169,7 +170,7 @@ def _claims_of(keeper: TrioPlane) -> Claims:
     return claims
 
 
-def _keeper_seams(keeper: TrioPlane, page: GenerationPage, dial: Callable[[str], Dial]) -> Seams:
+def _keeper_seams(hive: Hive, keeper: TrioPlane, page: GenerationPage, dial: Callable[[str], Dial]) -> Seams:
     async def planes() -> Sequence[PlaneState]:
         status = await keeper.status(timeout_s=0.7)
         return [
@@ -183,6 +184,7 @@ def _keeper_seams(keeper: TrioPlane, page: GenerationPage, dial: Callable[[str],
         own_eventfd=keeper.context.eventfds.get(keeper.context.name),
         planes=planes,
         keeper=keeper,
+        reserve=Reserve(hive.paths.reserve, hive.settings.journals.reserve_bytes),
     )
 
 
@@ -196,13 +198,13 @@ def _plane_bodies(hive: Hive) -> dict[str, Callable[[TrioPlane, GenerationPage],
             await keeper.ready()
 
     async def control(keeper: TrioPlane, page: GenerationPage) -> None:
-        seams = _keeper_seams(keeper, page, _dial_through(keeper))
+        seams = _keeper_seams(hive, keeper, page, _dial_through(keeper))
         async with trio.open_nursery() as nursery:
             await nursery.start(control_plane, hive, seams)
             await keeper.ready()
 
     async def world(keeper: TrioPlane, page: GenerationPage) -> None:
-        seams = _keeper_seams(keeper, page, _dial_through(keeper))
+        seams = _keeper_seams(hive, keeper, page, _dial_through(keeper))
         async with trio.open_nursery() as nursery:
             await nursery.start(world_plane, hive, seams)
             await keeper.ready()
@@ -211,7 +213,7 @@ def _plane_bodies(hive: Hive) -> dict[str, Callable[[TrioPlane, GenerationPage],
         async with trio.open_nursery() as routing:
             plane = await routing.start(partial(data_plane, hive, page, claims=_claims_of(keeper)))
             async with trio.open_nursery() as services:
-                seams = _keeper_seams(keeper, page, _dial_into(plane, "control"))
+                seams = _keeper_seams(hive, keeper, page, _dial_into(plane, "control"))
                 await services.start(control_plane, hive, seams)
                 await services.start(world_plane, hive, seams)
                 await keeper.ready()

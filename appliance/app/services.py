@@ -23,6 +23,7 @@ from appliance.services.orchestrator import OrchestratorConfig, OrchestratorServ
 from appliance.services.runtime import Serve
 from appliance.services.storage import StorageService
 from appliance.store.journal_types import JournalStatistics
+from appliance.store.reserve import Reserve
 
 from .hive import Hive, Seams
 from .software import bind_software
@@ -70,16 +71,16 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def services(
-    hive: Hive, regions: ControlRegions, orchestrator: OrchestratorService | None
+    hive: Hive, regions: ControlRegions, orchestrator: OrchestratorService | None, reserve: Reserve
 ) -> tuple[Service, ...]:
     """The services in the order in which they start; SY.admin and SY.health belong to the door."""
-    found = [_config_routes(hive, regions), _identity(hive, regions), _storage(hive)]
+    found = [_config_routes(hive, regions, reserve), _identity(hive, regions, reserve), _storage(hive)]
     if orchestrator is not None:
         found.append(_orchestration(hive, orchestrator))
     return tuple(found)
 
 
-def _config_routes(hive: Hive, regions: ControlRegions) -> Service:
+def _config_routes(hive: Hive, regions: ControlRegions, reserve: Reserve) -> Service:
     settings = hive.settings
     routes = RouteService(
         hive.hive_id,
@@ -87,6 +88,7 @@ def _config_routes(hive: Hive, regions: ControlRegions) -> Service:
         limits=RouteLimits(settings.limits.static_routes, settings.limits.vpn_rules),
         admin_nodes=("*",) if settings.security.local == "open" else settings.security.admin_nodes,
         regions=regions,
+        reserve=reserve,
     )
     return Service(
         name="SY.config.routes",
@@ -98,7 +100,7 @@ def _config_routes(hive: Hive, regions: ControlRegions) -> Service:
     )
 
 
-def _identity(hive: Hive, regions: ControlRegions) -> Service:
+def _identity(hive: Hive, regions: ControlRegions, reserve: Reserve) -> Service:
     settings = hive.settings
     given = settings.identity
     identity = IdentityService(
@@ -113,6 +115,7 @@ def _identity(hive: Hive, regions: ControlRegions) -> Service:
             limits=RegistryLimits(ilks=given.max_ilks, tenants=given.max_tenants),
         ),
         regions=regions,
+        reserve=reserve,
     )
     return Service(
         name="SY.identity",
@@ -149,6 +152,7 @@ def orchestrator_of(hive: Hive, seams: Seams) -> OrchestratorService | None:
         admin_nodes=settings.security.admin_nodes,
         open_security=settings.security.local == "open",
         restart_plane=restart_plane,
+        reserve=seams.reserve,
     )
     return OrchestratorService(config, keeper)
 

@@ -46,8 +46,7 @@ async def world_plane(
     last: clients of the door do not need the router. At the stop the engine outlives the door's grace.
     """
     settings = hive.settings
-    reserve = Reserve(hive.paths.reserve, settings.journals.reserve_bytes)
-    engine = WorldEngine.at(hive.paths, world_options(settings), page=seams.page, reserve=reserve)
+    engine = WorldEngine.at(hive.paths, world_options(settings), page=seams.page, reserve=seams.reserve)
     token = admin_token(settings.world.admin_token, hive.paths.world_admin_token)
     # The doors are closed before the engine: no request meets its end.
     async with _running(engine), trio.open_nursery() as doors:
@@ -56,7 +55,7 @@ async def world_plane(
             engine,
             settings,
             admin_token=token,
-            health=partial(_health, hive, engine, reserve),
+            health=partial(_health, hive, engine, seams.reserve),
             connectors=partial(_desk, hive, connectors),
         )
         door.connector_statistics = None if connectors is None else connectors.statistics

@@ -15,6 +15,7 @@ import trio
 from appliance import __version__
 from appliance.sdk import Node
 from appliance.services.sharing import Shared
+from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.system.space import rooms
 from appliance.wire import verbs
 from appliance.wire.envelope import system_message
@@ -73,6 +74,7 @@ class HealthService:
         journals: this plane's journals.
         notices: further things that people should see.
         places: directories whose file systems must have room.
+        reserve: of the disk.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class HealthService:
         journals: Callable[[], Sequence[JournalState]] = tuple,
         notices: Callable[[], Sequence[str]] = tuple,
         places: Sequence[Path] = (),
+        reserve: Reserve = NO_RESERVE,
     ) -> None:
         self._hive = hive
         self._role = role
@@ -91,6 +94,7 @@ class HealthService:
         self._journals = journals
         self._notices = notices
         self._places = places
+        self._reserve = reserve
         self._shared: Shared[HealthReport] = Shared()
         self.node: Node | None = None
 
@@ -133,6 +137,8 @@ class HealthService:
             if self._planes is not None:
                 nursery.start_soon(self._ask_keeper, self._planes, reasons, planes)
         reasons += [_failed(journal) for journal in self._journals() if journal.failure]
+        reasons += self._reserve.reasons()
+        facts |= self._reserve.facts()
         notices = list(self._notices())
         for room in rooms(self._places):
             (reasons if room.full else notices).append(str(room))

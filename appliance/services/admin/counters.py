@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from appliance.store.files import durable_replace, storage_error
+from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.wire.errors import Conflict, Invalid
 
 __all__ = ["MAX_VERSION", "SUBSYSTEM_FILES", "VersionCounters", "next_version"]
@@ -54,8 +55,9 @@ class VersionCounters:
         bytes_written: to flash, since start.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, reserve: Reserve = NO_RESERVE) -> None:
         self._directory = directory
+        self._reserve = reserve
         self._threads = trio.CapacityLimiter(1)
         self.bytes_written = 0
 
@@ -87,6 +89,7 @@ class VersionCounters:
         return max(number, current)
 
     async def _store(self, subsystem: str, number: int) -> None:
+        await self._reserve.make_way()
         written = await trio.to_thread.run_sync(_write, self._path(subsystem), number, limiter=self._threads)
         self.bytes_written += written
 

@@ -13,6 +13,7 @@ import trio
 
 from appliance.sdk import Node
 from appliance.settings.hive import AdminTimeouts
+from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.system.log import get_logger
 from appliance.system.paths import Paths
 from appliance.wire import verbs
@@ -62,11 +63,12 @@ class AdminService:
         paths: Paths,
         timeouts: AdminTimeouts,
         admin_nodes: Iterable[str] = (),
+        reserve: Reserve = NO_RESERVE,
     ) -> None:
         self._counts = Counts()
         self._peers = Peers()
         self._world = full_name("SY.world", hive)
-        counters = VersionCounters(paths.config_versions)
+        counters = VersionCounters(paths.config_versions, reserve)
         planner = Planner(hive, is_mother=is_mother, timeouts=timeouts)
         self._engine = Engine(planner, self._peers, counters, self._counts)
         self._gateway = Gateway(hive, admin_nodes)

@@ -20,6 +20,7 @@ from appliance.sdk import Node
 from appliance.store.journal import Journal
 from appliance.store.journal_types import Gap, JournalSpec, JournalStatistics
 from appliance.store.replay import replay
+from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.system.log import get_logger
 from appliance.system.paths import Paths
 from appliance.wire.envelope import Message
@@ -53,6 +54,7 @@ class RouteService:
         limits: most entries.
         admin_nodes: who may change routes besides ``SY.*``.
         regions: environment ``control``.
+        reserve: of the disk; a change may use what it frees.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class RouteService:
         limits: RouteLimits,
         admin_nodes: tuple[str, ...],
         regions: ControlRegions,
+        reserve: Reserve = NO_RESERVE,
     ) -> None:
         self._paths = paths
+        self._reserve = reserve
         self._trouble = trio.Event()
         self._region = ConfigRegion(hive, regions, self._note_trouble)
         self._desk = RoutesDesk(hive, full_name("SY.config.routes", hive), limits, admin_nodes)
@@ -200,10 +204,12 @@ class RouteService:
 
     async def _decide(self, message: Message, src: str) -> Message | None:
         if self.is_behind:
+            await self._reserve.make_way(self._journal)
             await self._try_to_catch_up()
         outcome = self._desk.handle(message, self.book, src=src, now_ms=_now_ms())
         if outcome.book is None:
             return outcome.answer
+        await self._reserve.make_way(self._journal)
         try:
             await self._commit(outcome.book)
         except FluxbeeError as error:

@@ -15,6 +15,7 @@ from appliance.identity import Directory, Op, Transaction, decode_transaction, e
 from appliance.store.journal import Journal
 from appliance.store.journal_types import Gap, JournalSpec, JournalStatistics
 from appliance.store.replay import replay
+from appliance.store.reserve import Reserve
 from appliance.system.log import get_logger
 from appliance.wire.errors import Damaged, FluxbeeError, Unavailable
 
@@ -125,6 +126,10 @@ class IdentityKeeping:
     def region_failure(self) -> str | None:
         """Why the region is behind."""
         return self._unreadable or self._region.failure
+
+    async def make_way(self, reserve: Reserve) -> None:
+        """Before a change, on a disk that may be full."""
+        await reserve.make_way(self._journal)
 
     # --- changing --------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from appliance.identity import Decision, Directory, Registry, RegistryLimits, Tr
 from appliance.identity.rules import MUTATING
 from appliance.sdk import Node, system_reply
 from appliance.store.journal_types import JournalStatistics
+from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.system.log import get_logger
 from appliance.system.paths import Paths
 from appliance.wire import verbs
@@ -74,12 +75,20 @@ class IdentityService:
         paths: where the journal lies.
         settings: rules and limits.
         regions: environment ``control``.
+        reserve: of the disk; a change may use what it frees.
     """
 
     def __init__(
-        self, hive: str, paths: Paths, *, settings: IdentitySettings, regions: ControlRegions
+        self,
+        hive: str,
+        paths: Paths,
+        *,
+        settings: IdentitySettings,
+        regions: ControlRegions,
+        reserve: Reserve = NO_RESERVE,
     ) -> None:
         self._settings = settings
+        self._reserve = reserve
         self._trouble = trio.Event()
         self._lock = trio.Lock()  # messages and upkeep both bring journal and region up to date
         self.directory = Directory()
@@ -164,6 +173,7 @@ class IdentityService:
         if message.meta.msg not in MUTATING:
             self._reads += 1
             return self._desk.read(message, trouble=self.trouble or self._keeping.figures().failure)
+        await self._keeping.make_way(self._reserve)
         if self.is_behind and not await self._try_to_bring_up():
             return self._db_not_ready(Unavailable(self.trouble or "the directory is behind"))
         try:

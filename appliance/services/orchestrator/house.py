@@ -16,6 +16,7 @@ import trio
 
 from appliance.sdk import Node
 from appliance.settings.own import Orchestrator
+from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.supervise.supervisor import Supervisor
 from appliance.system.clock import Clock
 from appliance.system.paths import Paths
@@ -51,6 +52,7 @@ class House(msgspec.Struct, kw_only=True):
         node, nursery: SY.orchestrator's connection and its tasks, while it serves.
         started_at: monotonic seconds, for the uptime.
         troubles: by node, why its last start was refused before it had a process.
+        reserve: of the disk.
     """
 
     hive: str
@@ -66,6 +68,7 @@ class House(msgspec.Struct, kw_only=True):
     node: Node | None = None
     nursery: trio.Nursery | None = None
     troubles: dict[str, str] = msgspec.field(default_factory=dict)
+    reserve: Reserve = NO_RESERVE
 
     @property
     def is_mother(self) -> bool:

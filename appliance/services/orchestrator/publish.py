@@ -114,6 +114,7 @@ class PublishVerbs:
             if not self._house.is_mother:
                 raise Conflict("packages are published on the motherbee", code="NOT_PRIMARY")
             wanted = _parsed(request)
+            self._house.reserve.check()
             report = await self._installed(wanted)
         except FluxbeeError as error:
             self._refused += 1

@@ -105,6 +105,7 @@ class OrchestratorService:
             supervisor=self.supervisor,
             router=RouterView(lambda: self.house.connected(), self.supervisor.observe),
             started_at=clock.monotonic(),
+            reserve=config.reserve,
         )
         origins = (*settings.allowed_origins, *config.admin_nodes)
         self._allowed = Allowed(config.hive, origins, everybody=config.open_security)
@@ -252,6 +253,8 @@ class OrchestratorService:
     async def _done(self, work: _Work, source: str) -> Payload:
         try:
             async with work.ticket or nullcontext():
+                if work.ticket is not None:  # it changes something
+                    await self.house.reserve.make_way()
                 return await self._handled(work.action, work.request, source)
         finally:
             self._working -= 1
