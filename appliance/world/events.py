@@ -11,6 +11,7 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -66,6 +67,7 @@ class _RawBatch(msgspec.Struct, gc=False):
 
 _KEYS = {f'"{name}"'.encode(): name for name in Event.__struct_fields__}
 _REQUIRED = frozenset({"stream", "source", "payload"})
+_OPTIONAL = {name: attrgetter(name) for name in Event.__struct_fields__ if name not in _REQUIRED}
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_NUMBER = b"0" * 19
 _event = msgspec.json.Decoder(Event)
@@ -138,7 +140,7 @@ def _plain(text: bytes, events: Sequence[Event]) -> bool:
         if name in _REQUIRED:
             if seen != len(events):
                 return False
-        elif seen and seen != len(events) - [getattr(event, name) for event in events].count(None):
+        elif seen and seen != len(events) - list(map(_OPTIONAL[name], events)).count(None):
             return False
     return True
 

@@ -87,7 +87,9 @@ class _Loading:
     def run(self, events: Sequence[Event | str]) -> None:
         state, flight, rows = self.state, self.flight, self.rows
         at_ms, first = flight.at_ms, flight.first
-        heads, value_of = state.heads.new, state.value
+        # The older generation stays where it is: nothing waits while this runs.
+        heads, older, shown = state.heads.new, state.heads.old.get, state.shown
+        note_source = flight.sources.add
         results, changes = flight.results, flight.changes
         parts: list[bytes] = []
         add, frame, head_size = parts.append, FramedHead.pack, HEAD.size
@@ -126,8 +128,8 @@ class _Loading:
             previous = 0
             if type(entity_id) is str:
                 value = heads.get(entity_id)
-                if value is None:
-                    value = value_of(entity_id, rows)
+                if value is None and (value := older(entity_id)) is None:
+                    value = shown(entity_id, rows)
                 previous, existed = value >> 1, value & 1
                 exists = existed if act == NOTE else act == SET
                 if exists > existed:
@@ -146,7 +148,7 @@ class _Loading:
                 flight.ids.append((event_id, seq))
             add(frame(head_size + len(text), kind, at_ms, previous))
             add(text)
-            flight.sources.add(event.source)
+            note_source(event.source)
             results.append(Result(event_id, event.stream, None))
             seq += 1
         flight.body = b"".join(parts)

@@ -7,12 +7,12 @@ entity costs the region one put per cycle. Sans-IO; the caller bounds ``size_byt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
 
-from .entities import entity_json, entity_properties
+from .entities import entity_json, entity_values
 
 __all__ = ["DELETE", "NOTE", "SET", "Change", "Overlay", "Pending"]
 
@@ -32,8 +32,10 @@ class Pending(msgspec.Struct, gc=False):
     """What the events of one entity since the last cycle come to.
 
     ``exists`` says whether the entity exists after them; ``head`` is the newest event, ``seq`` the newest one
-    that changed properties (0: none), ``at_ms`` its time; ``reset``: nothing of the row below is left. Tens
-    of thousands wait at once and hold plain JSON values: the collector need not look at them.
+    that changed properties (0: none), ``at_ms`` its time; ``reset``: nothing of the row below is left.
+    ``properties`` may be the first event's own dictionary, which others read too: ``merge`` copies it before
+    it changes it. Tens of thousands wait at once and hold plain JSON values: the collector need not look at
+    them.
     """
 
     exists: bool
@@ -43,6 +45,14 @@ class Pending(msgspec.Struct, gc=False):
     reset: bool = False
     cost: int = ENTRY_BYTES
     properties: dict[str, object] = {}
+    own: bool = False
+
+    def merge(self, properties: dict[str, object]) -> None:
+        """Take an event's properties over those that came before (ST-03)."""
+        if self.own:
+            self.properties.update(properties)
+        else:
+            self.properties, self.own = self.properties | properties, True
 
     def text(self, entity_id: str, below: bytes) -> bytes:
         """The entity's JSON text over ``below`` (empty: it did not exist); empty when it does not exist."""
@@ -52,7 +62,7 @@ class Pending(msgspec.Struct, gc=False):
             return below
         if self.reset or not below:
             return entity_json(entity_id, self.properties, self.at_ms, self.seq)
-        merged = entity_properties(below)
+        merged = entity_values(below)
         merged.update(self.properties)
         return entity_json(entity_id, merged, self.at_ms, self.seq)
 
@@ -90,7 +100,10 @@ class Overlay:
                 entry.exists = True
                 entry.seq, entry.at_ms = seq, at_ms
                 if properties is not None:
-                    entry.properties.update(properties)
+                    if entry.properties:
+                        entry.merge(properties)
+                    else:  # nearly always, when many entities change: no call, no copy
+                        entry.properties, entry.own = properties, False
             elif act == DELETE:
                 entry.exists = False
                 entry.reset = True
@@ -119,9 +132,9 @@ class Overlay:
             self.back_seq = self.front_seq
         return bool(self.back)
 
-    def settled(self, entity_id: str) -> None:
-        """The region shows an entry of ``back``."""
-        self.size_bytes -= self.back.pop(entity_id).cost
+    def settled(self, entity_ids: Iterable[str]) -> None:
+        """The region shows these entries of ``back``."""
+        self.size_bytes -= sum([entry.cost for entry in map(self.back.pop, entity_ids)])
 
     def clear(self) -> None:
         """Forget everything: the region was replaced."""

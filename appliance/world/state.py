@@ -15,7 +15,7 @@ from .namespaces import Registry
 from .overlay import DELETE, NOTE, SET, Change, Overlay
 from .records import CONFIG, EVENT, EVENT_OF_CLIENT, NAMESPACE, NAMESPACE_GONE, payload_of, unpack
 from .types import AdminConfig, Namespace, WorldOptions
-from .updates import Update
+from .updates import Updates
 from .view import Rows
 
 __all__ = ["WorldState", "act_of"]
@@ -54,10 +54,12 @@ class WorldState:
     def value(self, entity_id: str, rows: Rows) -> int:
         """Newest event and existence of an entity, with what is on its way."""
         value = self.heads.get(entity_id)
-        if value is None:
-            entry = self.overlay.find(entity_id)
-            value = rows.value(entity_id) if entry is None else entry.head << 1 | entry.exists
-        return value
+        return self.shown(entity_id, rows) if value is None else value
+
+    def shown(self, entity_id: str, rows: Rows) -> int:
+        """The same from overlay and region alone."""
+        entry = self.overlay.find(entity_id)
+        return rows.value(entity_id) if entry is None else entry.head << 1 | entry.exists
 
     # -- committing --------------------------------------------------------------------------------------
 
@@ -79,14 +81,9 @@ class WorldState:
                 if name in self.tracked:
                     self.tracked[name] += 1 if act == SET else -1
 
-    def updates(self, flight: Flight) -> list[Update]:
+    def updates(self, flight: Flight) -> Updates:
         """What listeners are told about ``flight``."""
-        at_ms = flight.at_ms
-        return [
-            Update(seq, entity_id, at_ms, properties)
-            for seq, entity_id, properties, act, existed, _ in flight.changes
-            if act == SET or (act == DELETE and existed)
-        ]
+        return Updates(flight.changes, flight.at_ms)
 
     def withdraw(self, gone: Flight, left: list[Flight]) -> None:
         """``gone`` never came to be; ``left`` are the others on their way, in order."""

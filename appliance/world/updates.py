@@ -7,14 +7,16 @@ somebody first asks. Sans-IO.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import overload
 
 import msgspec
 
 from .entities import rfc3339_z
+from .overlay import DELETE, SET, Change
 
-__all__ = ["Listener", "Update", "UpdateFrame"]
+__all__ = ["Listener", "Update", "UpdateFrame", "Updates"]
 
 _encode = msgspec.json.encode
 
@@ -65,6 +67,46 @@ class Update:
             )
             for name in sorted(self.properties, key=str.encode)
         )
+
+
+class Updates(Sequence[Update]):
+    """The updates of one commit; they are made when somebody looks, which mostly nobody does.
+
+    Args:
+        changes: of the commit, in order of their numbers.
+        at_ms: when its events arrived, wall clock.
+    """
+
+    def __init__(self, changes: Sequence[Change], at_ms: int) -> None:
+        self._changes = changes
+        self._at_ms = at_ms
+
+    def __bool__(self) -> bool:
+        return next(self._made(self._changes), None) is not None
+
+    def __iter__(self) -> Iterator[Update]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @overload
+    def __getitem__(self, index: int) -> Update: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Update]: ...
+    def __getitem__(self, index: int | slice) -> Update | Sequence[Update]:
+        if index == -1 and (last := next(self._made(reversed(self._changes)), None)) is not None:
+            return last  # how far a feed without listeners is
+        return self._all[index]
+
+    @cached_property
+    def _all(self) -> list[Update]:
+        return list(self._made(self._changes))
+
+    def _made(self, changes: Iterable[Change]) -> Iterator[Update]:
+        for seq, entity_id, properties, act, existed, _ in changes:
+            if act == SET or (act == DELETE and existed):
+                yield Update(seq, entity_id, self._at_ms, properties)
 
 
 Listener = Callable[[Sequence[Update]], None]

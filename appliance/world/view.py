@@ -7,8 +7,9 @@ the rows it counts. The region belongs to one journal: with another one it is re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 
 import lmdb
@@ -16,11 +17,12 @@ import msgspec
 
 from appliance.store.layouts import WORLD_ENTITY, WORLD_META, WORLD_NAMESPACE
 from appliance.store.region import SLICE_PUTS, Environment
+from appliance.store.region_change import Change
 from appliance.store.region_txn import REGION_DAMAGED, ReadTxn
 from appliance.wire.errors import Damaged
 
 from .entities import entity_key
-from .overlay import Overlay
+from .overlay import Overlay, Pending
 
 __all__ = ["REGION", "Rows", "ViewMeta", "WorldView"]
 
@@ -28,6 +30,7 @@ REGION = "world"
 _META, _CONFIG = "view", "config"
 _TABLE = WORLD_ENTITY.name
 _HEAD_BYTES = 8
+_NO_ROW = bytes(_HEAD_BYTES)
 
 
 class ViewMeta(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +50,7 @@ class ViewMeta(msgspec.Struct, frozen=True, kw_only=True):
 class Rows:
     """Rows as of one moment; begins its transaction with the first question, ``end`` it soon."""
 
-    __slots__ = ("_env", "_txn")
+    __slots__ = ("_env", "_get", "_txn")
 
     def __init__(self, env: Environment) -> None:
         self._env = env
@@ -58,8 +61,10 @@ class Rows:
         txn = self._txn
         if txn is None:
             txn = self._txn = self._env.read()
+            # Half a wide load's questions are asked here: the way to the table is looked up once.
+            self._get: Callable[[bytes], bytes | None] = partial(txn.raw.get, db=txn.dbs[_TABLE])
         try:
-            return txn.raw.get(key, None, txn.dbs[_TABLE])
+            return self._get(key)
         except lmdb.Error as error:
             raise txn.error(error, _TABLE) from error
 
@@ -135,41 +140,50 @@ class WorldView:
         while ids:
             following = list(islice(waiting, slice_puts))
             self._slice(overlay, ids, overlay.back_seq if not following else None)
-            for entity_id in ids:
-                overlay.settled(entity_id)
+            overlay.settled(ids)
             yield len(ids)
             ids = following
 
     def _slice(self, overlay: Overlay, ids: Sequence[str], applied_seq: int | None) -> None:
-        back, delta = overlay.back, 0
-        heavy: list[str] = []
         with self.env.change(REGION, applied_seq=applied_seq, quiet=applied_seq is None) as txn:
-            db = txn.dbs[_TABLE]
-            get, put, size = txn.raw.get, txn.raw.put, 0
-            for entity_id in ids:
-                key = entity_key(entity_id.encode())
-                raw = get(key, None, db)
-                head, below = (0, b"") if raw is None else (int.from_bytes(raw[:8], "big"), raw[8:])
-                entry = back[entity_id]
-                if entry.head <= head:
-                    continue
-                try:
-                    text = entry.text(entity_id, below)
-                except ValueError as error:
-                    raise self.damaged(f"entity {entity_id!r}", error) from error
-                put(key, entry.head.to_bytes(8, "big") + text, db=db)
-                delta += bool(text) - bool(below)
-                size += len(text)
-                if len(text) > self._entity_bytes:
-                    heavy.append(entity_id)
+            rows, heavy, delta = self._merged(txn, overlay.back, ids)
+            # Ids come in order, so keys do: each page is found once, and what was just read is in the cache.
+            txn.raw.cursor(txn.dbs[_TABLE]).putmulti(rows)
             meta = msgspec.structs.replace(self.meta, entities=self.meta.entities + delta)
             WORLD_META.put(txn, _META, msgspec.json.encode(meta))
             txn.touched += len(ids)
-            txn.payload_bytes += size
+            txn.payload_bytes += sum([len(row) for _, row in rows])
         self.meta = meta
         self.rows_written += len(ids)
         self.heavy.difference_update(ids)
         self.heavy.update(heavy)
+
+    def _merged(
+        self, txn: Change, back: dict[str, Pending], ids: Sequence[str]
+    ) -> tuple[list[tuple[bytes, bytes]], list[str], int]:
+        """New rows of ``ids``, those that became too large, and how many entities there are more."""
+        db, get = txn.dbs[_TABLE], txn.raw.get
+        longest = self._entity_bytes + _HEAD_BYTES
+        rows: list[tuple[bytes, bytes]] = []
+        heavy: list[str] = []
+        delta = 0
+        for entity_id in ids:
+            key = entity_key(entity_id.encode())
+            row = get(key, None, db) or _NO_ROW
+            entry, below = back[entity_id], row[_HEAD_BYTES:]
+            head = entry.head.to_bytes(_HEAD_BYTES, "big")
+            if head <= row[:_HEAD_BYTES]:
+                continue
+            try:
+                text = entry.text(entity_id, below)
+            except ValueError as error:
+                raise self.damaged(f"entity {entity_id!r}", error) from error
+            row = head + text
+            rows.append((key, row))
+            delta += bool(text) - bool(below)
+            if len(row) > longest:
+                heavy.append(entity_id)
+        return rows, heavy, delta
 
     def mark_applied(self, seq: int) -> None:
         """Nothing between the region and event ``seq`` changes a row."""

@@ -63,11 +63,11 @@ def test_front_lies_over_back():
     assert sorted(overlay.ids()) == ["a", "a", "b"]
     assert overlay.swap()
     assert overlay.back_seq == 1, "what an earlier cycle left is projected first"
-    overlay.settled("a")
+    overlay.settled(["a"])
     assert overlay.swap()
     assert overlay.back_seq == 3
     for one in ("a", "b"):
-        overlay.settled(one)
+        overlay.settled([one])
     assert not overlay.swap()
     assert overlay.size_bytes == 0
 
@@ -78,3 +78,20 @@ def test_bytes_are_counted_and_forgotten():
     assert overlay.size_bytes > 2000
     overlay.clear()
     assert (overlay.size_bytes, len(overlay), overlay.find("a")) == (0, 0, None)
+
+
+def test_the_dictionary_of_an_event_stays_as_it_came():
+    """A listener may look at it long after later events of the same entity."""
+    overlay = Overlay()
+    given: list[dict[str, object]] = [{"p": 1}, {"q": 2}, {"p": 3}]
+    for seq, properties in enumerate(given, 1):
+        overlay.take([(seq, "a", properties, SET, seq > 1, 10)], 100)
+    assert props(overlay.text("a", b"")) == {"p": 3, "q": 2}
+    assert given == [{"p": 1}, {"q": 2}, {"p": 3}]
+
+
+def test_values_that_stay_are_written_as_they_are():
+    overlay = Overlay()
+    overlay.take([(2, "a", {"q": 1}, SET, True, 10)], 100)
+    below = entity_json("a", {"p": {"x": [1.5, "é\n", None]}, "q": 0}, 50, 1)
+    assert overlay.text("a", below) == entity_json("a", {"p": {"x": [1.5, "é\n", None]}, "q": 1}, 100, 2)
