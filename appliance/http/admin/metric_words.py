@@ -34,12 +34,12 @@ SOURCES: Final[Mapping[str, str]] = {
 """Sources by their name in the metrics."""
 
 _STANDING: Final = (
-    "acked_seq active applied_seq bytes_exact bytes_since_base cached credentials durable_seq entities "
-    "events_waiting failing first_seq ilks lag_bytes lag_records lagging last_seq lingering listeners "
-    "locks_held map_bytes namespaces nodes open_connections open_websockets overlay_bytes "
-    "overlay_entities parked pending_bytes pending_records persisted_seq pid reader_lag_txns readers "
-    "recent_bytes recent_entities records recovery_ms reservations running segment_bytes segments "
-    "sequence sources streams_open tenants threads threads_at_fork used_bytes waiting working written_seq"
+    "active applied_seq bytes_exact bytes_since_base credentials durable_seq entities events_waiting "
+    "failing first_seq ilks lagging last_seq lingering listeners locks_held map_bytes namespaces nodes "
+    "open_connections open_websockets overlay_bytes overlay_entities parked pending_bytes pending_records "
+    "pid reader_lag_txns readers recent_bytes recent_entities records recovery_ms running segment_bytes "
+    "segments sequence sources streams_open tenants threads threads_at_fork used_bytes waiting working "
+    "written_seq"
 )
 
 GAUGES: Final = frozenset(_STANDING.split())
