@@ -154,3 +154,12 @@ def test_what_needs_no_resolver_is_refused_at_once():
     policy.check_literal(target("meter.lan"))
     policy.check_literal(target("10.0.0.9"))
     ReachPolicy("network", ["localhost"]).check_literal(target("localhost"))
+
+
+def test_a_connection_that_leads_back_to_this_box():
+    """Its own address in the network is this box as well."""
+    ReachPolicy().check_peer(target(), "10.0.0.9", "10.0.0.5")
+    ReachPolicy("network", ["10.0.0.5"]).check_peer(target(), "10.0.0.5", "10.0.0.5")
+    for own in ("10.0.0.5", "fd12::5"):
+        with pytest.raises(Refused):
+            ReachPolicy().check_peer(target(), own, own)

@@ -115,6 +115,16 @@ def test_a_name_is_resolved_once_and_the_judged_address_is_asked(web: Web):
     assert web.asked[0].headers["host"] == f"a.example:{web.port}"
 
 
+def test_this_box_under_its_address_in_the_network_is_refused_unsaid(web: Web):
+    class Lenient(ReachPolicy):
+        def permitted(self, target, addresses):
+            return list(addresses)  # as for an address that nothing tells from a neighbour's
+
+    with pytest.raises(Refused):
+        fetched(f"{web.base}/x", Fetcher(Lenient(), timeout_s=5))
+    assert not web.asked
+
+
 def test_a_good_address_behind_a_bad_one(web: Web):
     async def several(host: str, port: int) -> list[str]:
         return ["127.0.0.2", "fe80::1", "127.0.0.1"]

@@ -131,22 +131,26 @@ class ReachPolicy:
         Raises:
             Refused: none may.
         """
-        named = target.host in self._names or f"{target.host}:{target.port}" in self._names
         good = []
         for text in addresses:
             try:
                 address = _plain(ip_address(text))
             except ValueError:
                 continue
-            if self._may(address, named):
+            if self._may(target, address):
                 good.append(str(address))
         if not good:
-            raise Refused(
-                f"{target.host} is not an address that may be asked",
-                code="ADDRESS_REFUSED",
-                remedy="Add the host to world.connectors.allowed_hosts, or change world.connectors.reach.",
-            )
+            raise _refusal(target)
         return good
+
+    def check_peer(self, target: Target, address: str, own: str) -> None:
+        """Refuse a connection to ``address`` whose own end is ``own`` when it leads back to this box.
+
+        Raises:
+            Refused: it does, and the box is not listed.
+        """
+        if ip_address(address) == ip_address(own) and not self._lists(target, ip_address(address)):
+            raise _refusal(target)
 
     def check_literal(self, target: Target) -> None:
         """Refuse at once what needs no resolver; raises as :meth:`permitted`."""
@@ -158,15 +162,27 @@ class ReachPolicy:
             return
         self.permitted(target, [target.host])
 
-    def _may(self, address: Address, named: bool) -> bool:
+    def _lists(self, target: Target, address: Address) -> bool:
+        named = target.host in self._names or f"{target.host}:{target.port}" in self._names
+        return named or any(address in network for network in self._networks)
+
+    def _may(self, target: Target, address: Address) -> bool:
         faces = (address, *_embedded(address))
         if any(_never(face) for face in faces):
             return False
-        if named or any(address in network for network in self._networks):
+        if self._lists(target, address):
             return True
         if self._reach == "listed" or any(face.is_loopback for face in faces):
             return False
         return self._reach == "network" or all(face.is_global for face in faces)
+
+
+def _refusal(target: Target) -> Refused:
+    return Refused(
+        f"{target.host} is not an address that may be asked",
+        code="ADDRESS_REFUSED",
+        remedy="Add the host to world.connectors.allowed_hosts, or change world.connectors.reach.",
+    )
 
 
 def _plain(address: Address) -> Address:

@@ -148,12 +148,18 @@ class Fetcher:
         for address in addresses:
             try:
                 with trio.fail_after(_CONNECT_S):
-                    stream: trio.abc.Stream = await _dial(address, target.port)
+                    line = await _dial(address, target.port)
                 break
             except (OSError, trio.TooSlowError) as error:
                 last = error
         else:
             raise Unreachable(f"{target.authority} cannot be reached: {_words(last)}") from last
+        stream: trio.abc.Stream = line
+        try:
+            self.policy.check_peer(target, address, line.socket.getsockname()[0])
+        except FluxbeeError:
+            await trio.aclose_forcefully(stream)
+            raise
         if target.secure:
             if self._context is None:
                 self._context = await trio.to_thread.run_sync(self._make_context)
