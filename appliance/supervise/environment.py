@@ -7,6 +7,7 @@ ours does.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shlex
@@ -173,15 +174,26 @@ def hand_over(instance: Instance, user: str) -> None:
         if instance.directory.parent.is_dir():
             instance.directory.parent.chmod(0o711)  # to pass, not to list
         for path in (instance.directory, instance.config_path, instance.state_path):
-            try:
-                at = os.lstat(path)
-            except FileNotFoundError:
-                continue
-            linked = not stat.S_ISDIR(at.st_mode) and (not stat.S_ISREG(at.st_mode) or at.st_nlink > 1)
-            if at.st_uid != account.pw_uid and not linked:
-                os.lchown(path, account.pw_uid, account.pw_gid)
+            _give(path, account)
     except OSError as error:
         raise storage_error(error, str(instance.directory)) from error
+
+
+def _give(path: Path, account: pwd.struct_passwd) -> None:
+    """What is looked at is what is given: by descriptor, since the account may exchange the name."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            return
+        raise
+    try:
+        at = os.fstat(fd)
+        own = stat.S_ISDIR(at.st_mode) or (stat.S_ISREG(at.st_mode) and at.st_nlink == 1)
+        if own and at.st_uid != account.pw_uid:
+            os.fchown(fd, account.pw_uid, account.pw_gid)
+    finally:
+        os.close(fd)
 
 
 def _account(user: str) -> pwd.struct_passwd:

@@ -7,9 +7,11 @@ node's own and only read here. Blocking calls: run them in a thread when the med
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,6 +35,7 @@ __all__ = [
     "instance_places",
     "list_instances",
     "pretty_json",
+    "read_of_node",
 ]
 
 CONFIG_FILE: Final = "config.json"
@@ -40,6 +43,8 @@ STATE_FILE: Final = "state.json"
 
 _REMOVING: Final = ".removing-"
 _DRAFT: Final = ".config."
+
+_REMOVAL_S: Final = 60.0
 
 _LIMIT_BYTES: Final = 4 << 20
 """A larger config.json or state.json is not read: it was not written by us, and would fill the plane."""
@@ -196,7 +201,7 @@ class Instance:
         doomed = self.directory.with_name(f"{_REMOVING}{uuid.uuid4().hex}")
         try:
             self.directory.rename(doomed)
-            shutil.rmtree(doomed)
+            _remove_tree(doomed)
         except OSError as error:
             raise storage_error(error, str(self.directory)) from error
         emptied = False
@@ -230,7 +235,7 @@ def clean_instances(paths: Paths) -> int:
     for kind in _directories(str(paths.nodes)):
         with suppress(OSError):
             for place in Path(kind.path).glob(f"{_REMOVING}*"):
-                shutil.rmtree(place, ignore_errors=True)
+                _remove_tree(place)
                 removed += not place.exists()
         for entry in _directories(kind.path):
             with suppress(OSError):
@@ -241,6 +246,17 @@ def clean_instances(paths: Paths) -> int:
         with suppress(OSError):
             Path(kind.path).rmdir()
     return removed
+
+
+def _remove_tree(root: Path) -> None:
+    try:
+        shutil.rmtree(root)
+    except RecursionError:  # a node made directories a thousand deep; the tool goes down without a stack
+        done = subprocess.run(
+            ["rm", "-rf", "--", str(root)], capture_output=True, timeout=_REMOVAL_S, check=False
+        )
+        if done.returncode != 0:
+            raise OSError(errno.EIO, done.stderr.decode(errors="replace")[:200]) from None
 
 
 def _directories(place: str) -> list[os.DirEntry[str]]:
@@ -257,19 +273,24 @@ def pretty_json(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
-def _read_object(path: Path) -> Document:
-    """The file is the node's, which may put anything there: a pipe must not hold us, nor a link lead us.
+def read_of_node(path: Path, limit_bytes: int = _LIMIT_BYTES) -> bytes:
+    """A file in a node's directory, where anything may lie: a pipe must not hold us, nor a link lead us.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no JSON object.
+        OSError, ValueError: it cannot be read, is none, or is too large.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("not a regular file")
-        data = file.read(_LIMIT_BYTES + 1)
-    if len(data) > _LIMIT_BYTES:
-        raise ValueError(f"larger than {_LIMIT_BYTES} bytes")
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise ValueError(f"larger than {limit_bytes} bytes")
+    return data
+
+
+def _read_object(path: Path) -> Document:
+    data = read_of_node(path)
     try:
         return msgspec.json.decode(data, type=Document)
     except (msgspec.DecodeError, RecursionError) as error:

@@ -17,11 +17,14 @@ import msgspec
 from appliance.store.files import durable_replace
 from appliance.wire.errors import FluxbeeError
 
-from .instance import Instance
+from .instance import Instance, read_of_node
 
 __all__ = ["StatusVersions", "fingerprint"]
 
 _REMEMBERED = 4096
+_LONGEST_BYTES = 128
+_LARGEST = 2**53
+"""More than any JSON reader takes; a node may write what it likes into its directory."""
 
 _encoder = msgspec.json.Encoder(order="sorted")
 
@@ -81,11 +84,13 @@ class StatusVersions:
 
 def _read(directory: Path) -> tuple[int, str] | None:
     try:
-        version = int((directory / "status_version").read_text())
+        version = int(read_of_node(directory / "status_version", _LONGEST_BYTES))
+        if not 0 < version < _LARGEST:
+            return None
     except (OSError, ValueError):
         return None
     try:
-        mark = (directory / "status_fingerprint.sha256").read_text().strip()
+        mark = read_of_node(directory / "status_fingerprint.sha256", _LONGEST_BYTES).decode().strip()
     except (OSError, ValueError):
         mark = ""
     return version, mark

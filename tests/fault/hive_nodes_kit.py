@@ -12,6 +12,7 @@ import random
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class Operator:
 
     async def run(self) -> None:
         """Do things until cancelled."""
-        async with httpx.AsyncClient(base_url=self.hive.url, timeout=20) as client:
+        with httpx.Client(base_url=self.hive.url, timeout=20) as client:
             self._client = client
             while True:
                 name = self._chance.choice(self.names)
@@ -174,14 +175,22 @@ class Operator:
     async def _ask(self, method: str, path: str, body: Json) -> str:
         """``ok``, ``not_found``, an error code, or ``lost`` when nobody knows."""
         try:
-            answer = await self._client.request(method, path, content=json.dumps(body))
+            send = partial(self._client.request, method, path, content=json.dumps(body))
+            answer = await trio.to_thread.run_sync(send)
             self._body = answer.json()
         except (httpx.TransportError, ValueError):
             code = "lost"
         else:
             payload = self._body.get("payload") or {}
             code = payload.get("status", "ok") if self._body["status"] == "ok" else self._body["error_code"]
-            if code in ("TIMEOUT", "SERVICE_FAILED", "UNREACHABLE", "NODE_NOT_FOUND", "BUSY"):
+            if code in (
+                "TIMEOUT",
+                "TRANSPORT_ERROR",
+                "SERVICE_FAILED",
+                "UNREACHABLE",
+                "NODE_NOT_FOUND",
+                "BUSY",
+            ):
                 code = "lost"
         self.answers[f"{method} {path.rpartition('/')[2] if method in ('POST', 'PUT') else ''} {code}"] += 1
         return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import trio
+import trio.testing
 
 from appliance.services.orchestrator.house import House
 from appliance.services.orchestrator.plans import Plans
@@ -16,6 +17,7 @@ from appliance.supervise.supervisor import Supervisor
 from appliance.system.clock import SystemClock
 from appliance.system.paths import Paths
 from appliance.testing.keeper import FakeKeeper
+from appliance.wire.errors import Unreachable
 from tests.orchestrator_kit import SLEEP, publish
 
 
@@ -112,3 +114,90 @@ def test_the_pinned_version_counts_not_the_current_one(tmp_path):
     keeper = FakeKeeper()
     reconciled(paths, keeper)
     assert "/1.0.0/" in keeper.records["AI.a@h"].launch.argv[0]
+
+
+def retried(paths, body):
+    """Run the reconciler on a clock that trio moves; ``body(house, router)`` interferes after a pass."""
+
+    async def main():
+        keeper, clock = FakeKeeper(), TrioClock()
+        supervisor = Supervisor(keeper, RestartPolicy(), clock, RestartLedger(paths.node_restarts))
+        router = Flaky()
+        house = House(
+            hive="h",
+            role="motherbee",
+            paths=paths,
+            settings=Orchestrator(),
+            clock=clock,
+            supervisor=supervisor,
+            router=router,
+            started_at=0.0,
+            node=_Connected(),
+        )
+        reconciler = Reconciler(house, Plans(house))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.run)
+            nursery.start_soon(reconciler.run)
+            await reconciler.done.wait()
+            await body(house, router)
+            await trio.sleep(200)
+            nursery.cancel_scope.cancel()
+        return reconciler, keeper, house
+
+    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0.05))
+
+
+class TrioClock:
+    def monotonic(self):
+        return trio.current_time()
+
+    def wall_ms(self):
+        return 0
+
+
+class Flaky(Seen):
+    """A router that is away at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.away = True
+
+    async def sees(self, name):
+        await trio.lowlevel.checkpoint()
+        if self.away:
+            raise Unreachable("nobody answers")
+        return False
+
+
+def test_a_router_on_its_way_back_loses_no_node(tmp_path):
+    paths = Paths(tmp_path)
+    paths.run.mkdir(parents=True)
+    publish(paths, "ai.sleep", SLEEP)
+    instance(paths, "AI.a@h")
+
+    async def body(house, router):
+        assert "AI.a@h" in house.troubles
+        await trio.sleep(10)
+        router.away = False
+
+    reconciler, keeper, house = retried(paths, body)
+    assert (keeper.live(), reconciler.started, reconciler.failed) == (["AI.a@h"], 1, 1)
+    assert house.troubles == {}
+
+
+def test_files_that_arrive_later_and_a_node_that_somebody_dealt_with(tmp_path):
+    paths = Paths(tmp_path)
+    paths.run.mkdir(parents=True)
+    publish(paths, "ai.sleep", SLEEP)
+    publish(paths, "ai.late", None)
+    instance(paths, "AI.late@h", runtime="ai.late")
+    instance(paths, "AI.dealt@h")
+
+    async def body(house, router):
+        router.away = False
+        house.troubles.pop("AI.dealt@h")
+        await trio.sleep(10)
+        publish(paths, "ai.late", SLEEP)
+
+    _, keeper, _ = retried(paths, body)
+    assert keeper.live() == ["AI.late@h"]

@@ -1,3 +1,4 @@
+import os
 import stat
 import subprocess
 import sys
@@ -55,7 +56,11 @@ def test_an_instance_is_handed_to_the_account_and_links_are_left_alone(tmp_path,
     instance.create_config({})
     instance.state_path.symlink_to("/etc/passwd")
     given = []
-    monkeypatch.setattr(environment.os, "lchown", lambda path, uid, gid: given.append((path.name, uid, gid)))
+
+    def fchown(fd, uid, gid):
+        given.append((os.path.basename(os.readlink(f"/proc/self/fd/{fd}")), uid, gid))
+
+    monkeypatch.setattr(environment.os, "fchown", fchown)
     monkeypatch.setattr(
         environment, "_account", lambda user: SimpleNamespace(pw_uid=4711, pw_gid=4712, pw_dir="/x")
     )

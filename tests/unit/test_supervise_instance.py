@@ -188,3 +188,20 @@ def test_what_kills_left_is_cleaned_and_nothing_else(paths):
     assert clean_instances(paths) == 2
     found = sorted(str(one.relative_to(paths.nodes)) for one in paths.nodes.rglob("*"))
     assert found == ["AI", "AI/AI.a@h", "AI/AI.a@h/config.json", "AI/AI.a@h/data"]
+
+
+def test_directories_a_thousand_deep_are_removed_too(paths):
+    instance = Instance(paths, "AI.a@h")
+    instance.create_config({"a": 1})
+    home, fd = os.getcwd(), os.open(instance.directory, os.O_RDONLY)
+    try:
+        for _ in range(3000):
+            os.mkdir("d", dir_fd=fd)
+            below = os.open("d", os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    finally:
+        os.close(fd)
+    assert os.getcwd() == home
+    assert instance.remove() is not None
+    assert list(paths.nodes.iterdir()) == []

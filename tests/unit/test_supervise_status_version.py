@@ -1,3 +1,4 @@
+import os
 import stat
 
 import pytest
@@ -53,3 +54,10 @@ def test_a_refusing_medium_costs_persistence_only(instance):
 def test_the_fingerprint_does_not_see_the_order():
     assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint({"b": {"d": 3, "c": 2}, "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": None})
+
+
+@pytest.mark.parametrize("content", [None, "9" * 100, "-3", "0", str(2**60)])
+def test_what_a_node_puts_in_the_place_of_the_counter_does_no_harm(instance, content):
+    place = instance.directory / "status_version"
+    os.mkfifo(place) if content is None else place.write_text(content)
+    assert StatusVersions().version(instance, {"a": 1}) == 1

@@ -230,6 +230,7 @@ class NodeChangeVerbs:
         if victim is None:
             return False
         grace_s = _KILLED_S if signal == "SIGKILL" else float(self._house.settings.kill_grace_s)
+        self._house.troubles.pop(victim, None)  # nobody is to bring it back any more
         ended = await self._house.supervisor.stop(victim, signal=signal, grace_s=grace_s)
         if ended:
             log.info("node_killed", node=victim, signal=signal)

@@ -2,7 +2,9 @@
 
 Every instance with ``relaunch_on_boot`` is started unless it lives or the router sees it, with the version
 that it is pinned to, also in the middle of an update. Workflows and agents come before the edges, so that an
-edge opens when those behind it live. A failure is logged, shown in the node's status, and the next goes on.
+edge opens when those behind it live. A failure is logged, shown in the node's status, and the next goes on;
+what may pass (a router on its way back, files that are still to arrive) is tried again, until somebody else
+starts, kills or removes the node.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import trio
 
 from appliance.supervise.catalog import InstanceCatalog, StoredNode
 from appliance.system.log import get_logger
-from appliance.wire.errors import FluxbeeError
+from appliance.wire.errors import Busy, FluxbeeError, NotFound, Unavailable, Unreachable
 from appliance.wire.names import is_system_name
 
 from .house import House
@@ -25,6 +27,10 @@ log = get_logger("orchestrator")
 
 _RANKS: Final = {"WF": 0, "AI": 1, "IO": 3}
 _OTHER: Final = 2
+
+_PASSING: Final = (Busy, NotFound, Unavailable, Unreachable)
+_FIRST_S: Final = 1.0
+_LONGEST_S: Final = 60.0
 
 
 def boot_order(name: str) -> tuple[int, str]:
@@ -47,6 +53,18 @@ class Reconciler:
         self.started = 0
         self.failed = 0
         self.done = trio.Event()
+        self._again: list[str] = []
+
+    async def run(self) -> None:
+        """:meth:`run_once`, and then again with growing waits those whose trouble may pass."""
+        await self.run_once()
+        wait_s = _FIRST_S
+        while self._again:
+            await trio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _LONGEST_S)
+            names, self._again = self._again, []
+            for name in names:
+                await self._bring_back(name, again=True)
 
     async def run_once(self) -> None:
         """Start what belongs to this hive; a second call does nothing."""
@@ -76,9 +94,11 @@ class Reconciler:
         ]
         return sorted(wanted, key=lambda node: boot_order(node.name))
 
-    async def _bring_back(self, name: str) -> None:
+    async def _bring_back(self, name: str, *, again: bool = False) -> None:
         house = self._house
         async with house.locks.ticket(f"node:{name}"):
+            if again and name not in house.troubles:
+                return  # somebody dealt with it
             process = house.supervisor.process(name)
             if process is not None and process.active:
                 return
@@ -88,8 +108,12 @@ class Reconciler:
                 plan = await self._plans.for_stored(name)
                 await house.supervisor.start(plan.launch)
             except FluxbeeError as error:
-                self.failed += 1
                 house.troubles[name] = error.message
+                if isinstance(error, _PASSING):
+                    self._again.append(name)
+                if again:
+                    return
+                self.failed += 1
                 log.warning(
                     "node_not_brought_back",
                     code="NODE_NOT_BROUGHT_BACK",
@@ -98,4 +122,5 @@ class Reconciler:
                     error=error.message,
                 )
             else:
+                house.troubles.pop(name, None)
                 self.started += 1

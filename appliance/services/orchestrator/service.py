@@ -186,7 +186,7 @@ class OrchestratorService:
         try:
             async with trio.open_nursery() as nursery:
                 self.house.nursery = nursery
-                nursery.start_soon(self._reconciler.run_once)
+                nursery.start_soon(self._reconciler.run)
                 async for message in node.receiver:
                     self._take(message, nursery)
                 nursery.cancel_scope.cancel()
