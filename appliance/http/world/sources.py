@@ -2,8 +2,8 @@
 
 ``/api/connectors`` keeps the core's object; the manager's array is at ``/api/connector-manager/connectors``;
 everything else answers under both. Credentials belong to a namespace (``default`` with auth off). Sources are
-the box's: with auth off anybody who may write may add one, with auth on the administrator only. Nothing that
-a request names is ever executed.
+the box's: with auth off anybody who may write may add one, with auth on the administrator only. What a request
+names is executed only when the setting ``world.taps`` lists it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 import trio
 
-from appliance.wire.errors import FluxbeeError, Invalid, NotFound, Unavailable
-from appliance.world.connectors import KNOWN, Connectors, NewSource, Secrets
+from appliance.wire.errors import FluxbeeError, Invalid, NotFound
+from appliance.world.connectors import KNOWN, Connectors, NewSource, NewTap, Secrets
 
 from .call import Call, Reply, json_reply
 from .credentials import Credentials
@@ -23,7 +23,6 @@ from .oauth import OAuthDesk
 __all__ = ["SourcesDesk"]
 
 _DEFAULT_OWNER: Final = "default"
-_NO_TAPS: Final = "named taps are not run by this box; add a generic source, or publish what the tap reads"
 
 
 class _Token(msgspec.Struct):
@@ -43,6 +42,7 @@ class _Detail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _token = msgspec.json.Decoder(_Token)
 _new_source = msgspec.json.Decoder(NewSource)
+_new_tap = msgspec.json.Decoder(NewTap)
 
 
 class SourcesDesk:
@@ -143,7 +143,7 @@ class SourcesDesk:
 
     async def _managed(self, call: Call, parts: tuple[str, ...]) -> Reply | None:
         if parts == ("taps",):
-            return json_reply([]) if call.method == "GET" else None
+            return json_reply(self._connectors.taps()) if call.method == "GET" else None
         self._demand_operator(call)
         if parts == ("generic",) and call.method == "POST":
             source_id = await self._connectors.add_source(await call.json(_new_source))
@@ -151,9 +151,13 @@ class SourcesDesk:
         if len(parts) == 2 and call.method == "DELETE":
             if parts[0] == "generic":
                 await self._connectors.remove_source(parts[1])
+            else:
+                await self._connectors.remove_tap(parts[1])
             return Reply(status=204, headers=())
         if parts == ("named",) and call.method == "POST":
-            raise Unavailable(_NO_TAPS, code="TAPS_NOT_RUN")
+            source_id = await self._connectors.add_tap(await call.json(_new_tap))
+            return json_reply({"source_id": source_id}, status=201)
         if len(parts) == 3 and parts[0] == "named" and parts[2] == "sync" and call.method == "POST":
-            raise NotFound(f"Named source {parts[1]} not found")
+            self._connectors.sync_tap(parts[1])
+            return Reply(status=202, headers=())
         return None

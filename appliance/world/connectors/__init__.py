@@ -2,8 +2,10 @@
 
 from .book import Secrets
 from .manager import Connectors
+from .named import TapPlaces
 from .oauth import PROVIDERS, OAuthBook, OAuthClientOptions, authorize_url
-from .records import KNOWN, ConnectorOptions, ConnectorStatistics, NewSource, SourceReport
+from .records import KNOWN, ConnectorOptions, ConnectorStatistics, NewSource, NewTap, SourceReport
+from .taplist import TapRow
 from .vault import KeyRing, key_ring
 
 __all__ = [
@@ -14,10 +16,13 @@ __all__ = [
     "Connectors",
     "KeyRing",
     "NewSource",
+    "NewTap",
     "OAuthBook",
     "OAuthClientOptions",
     "Secrets",
     "SourceReport",
+    "TapPlaces",
+    "TapRow",
     "authorize_url",
     "key_ring",
 ]

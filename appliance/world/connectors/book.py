@@ -21,7 +21,15 @@ from appliance.system.clock import Clock
 from appliance.system.log import get_logger
 from appliance.wire.errors import Busy, Damaged, FluxbeeError
 
-from .records import Credential, CredentialGone, GenericSource, Record, SourceGone
+from .records import (
+    Credential,
+    CredentialGone,
+    GenericSource,
+    NamedGone,
+    NamedSource,
+    Record,
+    SourceGone,
+)
 from .vault import KeyRing
 
 __all__ = ["JOURNAL", "MAX_CREDENTIALS", "ConnectorBook", "Secrets"]
@@ -64,6 +72,7 @@ class ConnectorBook:
         self._changes = 0
         self.credentials: dict[tuple[str, str], Credential] = {}
         self.sources: dict[str, GenericSource] = {}
+        self.named: dict[str, NamedSource] = {}
         self.undecodable = 0
         self.resealed = 0
 
@@ -109,6 +118,10 @@ class ConnectorBook:
             self.credentials.pop((record.owner, record.connector), None)
         elif isinstance(record, GenericSource):
             self.sources[record.source_id] = record
+        elif isinstance(record, NamedSource):
+            self.named[record.source_id] = record
+        elif isinstance(record, NamedGone):
+            self.named.pop(record.source_id, None)
         else:
             self.sources.pop(record.source_id, None)
 
@@ -128,7 +141,7 @@ class ConnectorBook:
                 await self._write_base(last)
 
     async def _write_base(self, seq: int) -> None:
-        rows: list[Record] = [*self.credentials.values(), *self.sources.values()]
+        rows: list[Record] = [*self.credentials.values(), *self.sources.values(), *self.named.values()]
         try:
             await self._journal.write_base(seq, [msgspec.json.encode(row) for row in rows])
         except FluxbeeError as error:
@@ -136,21 +149,26 @@ class ConnectorBook:
 
     # --- sources ---------------------------------------------------------------------------------------
 
-    async def add_source(self, source: GenericSource, tokens: dict[str, str]) -> None:
+    async def add_source(self, source: GenericSource | NamedSource, tokens: dict[str, str]) -> None:
         """Keep ``source`` and its ``tokens`` (owner to token); errors as the journal's."""
         rows = [self._sealed(owner, source.source_id, Secrets(token)) for owner, token in tokens.items()]
         await self._commit(*rows, source)
 
     async def remove_source(self, source_id: str) -> bool:
         """Forget a source and its tokens; whether there was one."""
-        if source_id not in self.sources:
+        gone_source: Record
+        if source_id in self.sources:
+            gone_source = SourceGone(source_id=source_id)
+        elif source_id in self.named:
+            gone_source = NamedGone(source_id=source_id)
+        else:
             return False
         gone = [
             CredentialGone(owner=owner, connector=connector)
             for owner, connector in self.credentials
             if connector == source_id
         ]
-        await self._commit(SourceGone(source_id=source_id), *gone)
+        await self._commit(gone_source, *gone)
         return True
 
     # --- credentials -----------------------------------------------------------------------------------

@@ -20,27 +20,34 @@ from appliance.world.engine import WorldEngine
 
 from .addresses import ReachPolicy
 from .book import ConnectorBook, Secrets
+from .boxpoll import SYSINFO, BoxPoller
 from .fetch import Fetcher
 from .generic import GenericPoller, checked_source, source_tokens
 from .github import GithubPoller
+from .named import NamedTap, TapPlaces, TapTotals
 from .oauth import PROVIDERS, OAuthClientOptions, Tokens, exchange_form, read_tokens, refresh_form
-from .publishing import Publisher, SourceEvent
+from .publishing import Publisher
 from .records import (
     KNOWN,
     ConnectorOptions,
     ConnectorStatistics,
     GenericSource,
+    NamedSource,
     NewSource,
+    NewTap,
+    SourceKind,
     SourceReport,
 )
 from .runner import Poller, Runner
-from .sysinfo import BoxReader, Notable
+from .sysinfo import BoxReader
+from .tapchild import TapLimits
+from .taplist import TapRow, checked_tap, tap_rows, tap_secrets
 from .vault import KeyRing
 
 __all__ = ["Connectors"]
 
 _REFRESH_AHEAD_MS: Final = 90_000
-_SYSINFO: Final = "sysinfo"
+_TAPS_AT_ONCE: Final = 2
 _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -57,6 +64,7 @@ class Connectors:
         clock: the system's by default.
         fetcher: asks sources; made from the options by default.
         box: looks at the box.
+        tap_places: where named taps have their files; below ``directory`` by default.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class Connectors:
         clock: Clock | None = None,
         fetcher: Fetcher | None = None,
         box: BoxReader | None = None,
+        tap_places: TapPlaces | None = None,
     ) -> None:
         self.options = options
         self.clients = dict(clients or {})
@@ -86,6 +95,9 @@ class Connectors:
         self._box = box or BoxReader(disk)
         self._runners: dict[tuple[str, str], Runner] = {}
         self._at_once = trio.CapacityLimiter(options.at_once)
+        self._tap_places = tap_places or TapPlaces(states=directory / "taps", runs=directory / "tap-runs")
+        self._taps_at_once = trio.CapacityLimiter(_TAPS_AT_ONCE)
+        self._tap_totals = TapTotals()
         self._files = trio.CapacityLimiter(1)
         self._nursery: trio.Nursery | None = None
         self._past_polls = self._past_failures = 0
@@ -101,7 +113,10 @@ class Connectors:
     ) -> Connectors:
         """Those of a hive: ``<lib>/journals/world.connectors``."""
         directory = paths.journals / "world.connectors"
-        return cls(engine, options, ring, directory=directory, disk=paths.lib, clients=clients)
+        places = TapPlaces(states=paths.world_tap_states, runs=paths.world_tap_runs)
+        return cls(
+            engine, options, ring, directory=directory, disk=paths.lib, clients=clients, tap_places=places
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open what is stored and ask until cancelled; started means that changes are taken.
@@ -110,28 +125,38 @@ class Connectors:
             Conflict, Damaged, Unavailable: the journal cannot be opened.
         """
         async with self._book.opened(), trio.open_nursery() as nursery:
+            await trio.to_thread.run_sync(self._tap_places.clear, limiter=self._files)
             self._nursery = nursery
             try:
                 for source in self._book.sources.values():
                     self._start_source(source)
+                for tap in self._book.named.values():
+                    self._start_tap(tap)
                 for owner, connector in list(self._book.credentials):
                     self._start_connector(owner, connector)
                 if self.options.sysinfo_enabled:
-                    poller = _SysinfoPoller(
-                        self.options, self._box, self._publisher, self._clock, self._files
-                    )
-                    self._start((_SYSINFO, ""), poller, self.options.sysinfo_interval_s, own=True)
+                    poller = BoxPoller(self.options, self._box, self._publisher, self._clock, self._files)
+                    self._start((SYSINFO, ""), poller, self.options.sysinfo_interval_s, own=True)
                 task_status.started()
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
 
-    def _start(self, key: tuple[str, str], poller: Poller, interval_s: float, *, own: bool = False) -> None:
+    def _start(
+        self,
+        key: tuple[str, str],
+        poller: Poller,
+        interval_s: float,
+        *,
+        own: bool = False,
+        at_once: trio.CapacityLimiter | None = None,
+    ) -> None:
         """``own``: looks at this box only, so it waits for no source and is not switched off with them."""
         self._stop(key)
         if self._nursery is None or not (own or self.options.enabled):
             return
-        runner = Runner(poller, interval_s, self._clock, trio.CapacityLimiter(1) if own else self._at_once)
+        limiter = trio.CapacityLimiter(1) if own else at_once or self._at_once
+        runner = Runner(poller, interval_s, self._clock, limiter)
         self._runners[key] = runner
         self._nursery.start_soon(runner.run)
 
@@ -149,28 +174,28 @@ class Connectors:
     # --- sources ---------------------------------------------------------------------------------------
 
     def reports(self, owner: str) -> list[SourceReport]:
-        """CN-20: the built-in connector as ``owner`` has it, then the sources by age."""
+        """CN-20: the built-in connector as ``owner`` has it, then generic and named sources, each by age."""
         github = (owner, "github")
-        rows = [self._report("github", github, github in self._book.credentials)]
-        rows += [
-            self._report(one.name, ("generic", one.source_id), self.options.enabled, one.source_id)
-            for one in self._book.sources.values()
-        ]
+        book, on = self._book, self.options.enabled
+        rows = [self._report("github", "builtin", github, github in book.credentials)]
+        rows += [self._report(one.name, "generic", ("generic", key), on) for key, one in book.sources.items()]
+        rows += [self._report(one.tap_name, "named", ("named", key), on) for key, one in book.named.items()]
         return rows
 
-    def _report(
-        self, name: str, key: tuple[str, str], enabled: bool, source_id: str | None = None
-    ) -> SourceReport:
+    def _report(self, name: str, kind: SourceKind, key: tuple[str, str], enabled: bool) -> SourceReport:
+        source_id = None if kind == "builtin" else key[1]
         runner = self._runners.get(key)
+        if runner is None:
+            return SourceReport(name=name, type=kind, enabled=enabled, status="stopped", source_id=source_id)
         return SourceReport(
             name=name,
-            type="builtin" if source_id is None else "generic",
+            type=kind,
             enabled=enabled,
-            status="stopped" if runner is None else runner.status,
+            status=runner.status,
             source_id=source_id,
-            last_started=None if runner is None else runner.stamp(runner.started_ms),
-            last_success=None if runner is None else runner.stamp(runner.succeeded_ms),
-            last_error=None if runner is None else runner.schedule.error,
+            last_started=runner.stamp(runner.polled_ms if kind == "named" else runner.started_ms),
+            last_success=runner.stamp(runner.succeeded_ms),
+            last_error=runner.schedule.error,
         )
 
     async def add_source(self, wanted: NewSource) -> str:
@@ -182,8 +207,7 @@ class Connectors:
             Unavailable: it could not be stored.
         """
         self._demand_running()
-        if len(self._book.sources) >= self.options.max_sources:
-            raise Busy(f"there are {self.options.max_sources} sources already (world.connectors.max_sources)")
+        self._demand_place()
         source = checked_source(wanted, self._fetcher.policy, self._clock.wall_ms())
         await self._book.add_source(source, source_tokens(wanted))
         self._start_source(source)
@@ -196,6 +220,10 @@ class Connectors:
         self._stop(("generic", source_id))
         return removed
 
+    def _demand_place(self) -> None:
+        if len(self._book.sources) + len(self._book.named) >= self.options.max_sources:
+            raise Busy(f"there are {self.options.max_sources} sources already (world.connectors.max_sources)")
+
     def _start_source(self, source: GenericSource) -> None:
         secrets = partial(self._secrets_of, source.source_id)
         poller = GenericPoller(source, self._fetcher, self._publisher, secrets, self._clock.monotonic)
@@ -203,6 +231,61 @@ class Connectors:
 
     def _secrets_of(self, connector: str, owner: str) -> Secrets | None:
         return self._book.secrets(owner, connector)
+
+    # --- named taps ------------------------------------------------------------------------------------
+
+    def taps(self) -> list[TapRow]:
+        """CN-26: the taps that may be run; none unless the setting ``world.taps`` lists some."""
+        return tap_rows(self.options.taps)
+
+    async def add_tap(self, wanted: NewTap) -> str:
+        """CN-23; returns the id of the new source, which runs at once.
+
+        Raises:
+            Refused, Invalid: as :func:`.named.checked_tap` and :func:`.named.tap_secrets`.
+            Busy: there are as many sources as there may be.
+            Unavailable: it could not be stored.
+        """
+        self._demand_running()
+        source = checked_tap(wanted, self.options.taps, self._clock.wall_ms())
+        secrets = tap_secrets(wanted)
+        self._demand_place()
+        await self._book.add_source(source, secrets)
+        self._start_tap(source)
+        return source.source_id
+
+    async def remove_tap(self, source_id: str) -> bool:
+        """CN-24: forget a source and where it was; a run under way is killed. Whether there was one."""
+        self._demand_running()
+        if source_id not in self._book.named:
+            return False
+        await self._book.remove_source(source_id)
+        self._stop(("named", source_id))
+        await trio.to_thread.run_sync(self._tap_places.forget, source_id, limiter=self._files)
+        return True
+
+    def sync_tap(self, source_id: str) -> None:
+        """CN-25: run now; when it runs already, once more right after that.
+
+        Raises:
+            NotFound: there is no such source.
+            Unavailable: sources are switched off.
+        """
+        self._demand_running()
+        if source_id not in self._book.named:
+            raise NotFound(f"Named source {source_id} not found")
+        runner = self._runners.get(("named", source_id))
+        if runner is None:
+            raise Unavailable("sources are switched off (world.connectors.enabled)")
+        runner.hurry()
+
+    def _start_tap(self, source: NamedSource) -> None:
+        limits = TapLimits(timeout_s=self.options.tap_timeout_s, memory_bytes=self.options.tap_memory_bytes)
+        secrets = partial(self._secrets_of, source.source_id)
+        tools = (self._publisher, secrets, self._files, self._tap_totals)
+        poller = NamedTap(source, self.options.taps, self._tap_places, limits, *tools)
+        key = ("named", source.source_id)
+        self._start(key, poller, source.poll_interval_s, at_once=self._taps_at_once)
 
     # --- credentials -----------------------------------------------------------------------------------
 
@@ -298,7 +381,7 @@ class Connectors:
         fetched = self._fetcher.statistics()
         runners = list(self._runners.values())
         return ConnectorStatistics(
-            sources=len(self._book.sources),
+            sources=len(self._book.sources) + len(self._book.named),
             credentials=len(self._book.credentials),
             running=sum(one.status == "running" for one in runners),
             failing=sum(one.status == "error" for one in runners),
@@ -311,32 +394,5 @@ class Connectors:
             undecodable=self._book.undecodable,
             resealed=self._book.resealed,
             journal_bytes=0 if self._nursery is None else self._book.journal_bytes(),
+            **vars(self._tap_totals),
         )
-
-
-class _SysinfoPoller:
-    """Publishes what is notable about this box."""
-
-    def __init__(
-        self,
-        options: ConnectorOptions,
-        box: BoxReader,
-        publisher: Publisher,
-        clock: Clock,
-        files: trio.CapacityLimiter,
-    ) -> None:
-        self._entity_id = f"{options.sysinfo_namespace}/{options.hive_id}"
-        self._box = box
-        self._publisher = publisher
-        self._clock = clock
-        self._files = files
-        self._notable = Notable()
-
-    async def poll(self) -> None:
-        look = await trio.to_thread.run_sync(self._box.read, limiter=self._files)
-        now = self._clock.monotonic()
-        changes = self._notable.changes(look, now)
-        if changes:
-            event = SourceEvent(stream="box", source=_SYSINFO, entity_id=self._entity_id, properties=changes)
-            await self._publisher.publish([event])
-            self._notable.told(changes, now)

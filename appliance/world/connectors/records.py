@@ -5,6 +5,7 @@ Records with a tag lie in the journal ``world.connectors``: names and tags are p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -19,9 +20,13 @@ __all__ = [
     "Credential",
     "CredentialGone",
     "GenericSource",
+    "NamedGone",
+    "NamedSource",
     "NewSource",
+    "NewTap",
     "Record",
     "SourceGone",
+    "SourceKind",
     "SourceReport",
     "Status",
 ]
@@ -29,6 +34,7 @@ __all__ = [
 KNOWN: Final = {"github": 300, "gmail": 60, "linkedin": 600, "calendar": 300}
 """Connectors that have credentials, in the order of EP-60, with their poll intervals in seconds (EP-61)."""
 
+SourceKind = Literal["builtin", "generic", "named"]
 Status = Literal["running", "error", "stopped"]
 
 
@@ -77,7 +83,24 @@ class SourceGone(msgspec.Struct, frozen=True, kw_only=True, tag="generic_gone"):
     source_id: str
 
 
-Record = Credential | CredentialGone | GenericSource | SourceGone
+class NamedSource(msgspec.Struct, frozen=True, kw_only=True, tag="named"):
+    """An installed tap that is run again and again (CN-23); its configuration and token are credentials."""
+
+    source_id: str
+    tap_name: str
+    namespace: str
+    entity_key_field: str
+    poll_interval_s: float
+    created_at_ms: int
+
+
+class NamedGone(msgspec.Struct, frozen=True, kw_only=True, tag="named_gone"):
+    """It was removed."""
+
+    source_id: str
+
+
+Record = Credential | CredentialGone | GenericSource | SourceGone | NamedSource | NamedGone
 
 
 class NewSource(msgspec.Struct, kw_only=True):
@@ -94,11 +117,22 @@ class NewSource(msgspec.Struct, kw_only=True):
     mapping: dict[str, str] | None = None
 
 
+class NewTap(msgspec.Struct, kw_only=True):
+    """Body of CN-23; ``config_json`` is a text that holds JSON."""
+
+    tap_name: str
+    namespace: str
+    entity_key_field: str
+    config_json: str
+    poll_interval_secs: float
+    flux_namespace_token: str | None = None
+
+
 class SourceReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One row of CN-20 in its wire form; what is not known is left out."""
 
     name: str
-    type: Literal["builtin", "generic"]
+    type: SourceKind
     enabled: bool
     status: Status
     source_id: str | None = None
@@ -108,9 +142,12 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class ConnectorOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What connectors take from the settings ``world.connectors``, ``world.sysinfo`` and ``world.oauth``."""
+    """What connectors take from the settings ``world.connectors``, ``world.taps`` and ``world.sysinfo``."""
 
     hive_id: str
+    taps: Mapping[str, str] = {}
+    tap_timeout_s: float = 900.0
+    tap_memory_bytes: int = 256 << 20
     enabled: bool = True
     reach: Reach = "network"
     allowed_hosts: tuple[str, ...] = ()
@@ -140,3 +177,9 @@ class ConnectorStatistics(msgspec.Struct, frozen=True, kw_only=True):
     undecodable: int = 0
     resealed: int = 0
     journal_bytes: int = 0
+    tap_runs: int = 0
+    tap_records: int = 0
+    tap_refused: int = 0
+    tap_noise_lines: int = 0
+    tap_collisions: int = 0
+    tap_state_bytes: int = 0

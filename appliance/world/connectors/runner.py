@@ -53,6 +53,7 @@ class Runner:
         self.polled_ms: int | None = None
         self.succeeded_ms: int | None = None
         self.failed_polls = 0
+        self._wanted = trio.Event()
 
     @property
     def status(self) -> Status:
@@ -63,11 +64,17 @@ class Runner:
         """A time of this runner's as in ``lastUpdated``."""
         return None if at_ms is None else rfc3339(at_ms).decode()
 
+    def hurry(self) -> None:
+        """Poll now; when a poll is under way, once more right after it."""
+        self._wanted.set()
+
     async def run(self) -> None:
         """Poll until :attr:`scope` is cancelled."""
         with self.scope:
             while True:
-                await trio.sleep(max(self.schedule.due_at - self._clock.monotonic(), 0))
+                with trio.move_on_after(max(self.schedule.due_at - self._clock.monotonic(), 0)):
+                    await self._wanted.wait()
+                self._wanted = trio.Event()
                 async with self._at_once:
                     await self._once()
 
