@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cpu_by_thread", "descendants", "field", "growth", "pin"]
+__all__ = ["cpu_by_thread", "descendants", "field", "growth", "pin", "put_first"]
 
 
 def descendants(pid: int) -> list[int]:
@@ -46,6 +46,19 @@ def pin(pid: int, cpu: int) -> None:
     """Keep all threads of ``pid``, and those that they start, on one CPU."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), {cpu})
+
+
+def put_first(pid: int) -> bool:
+    """Let ``pid`` run before whatever else its CPU is wanted for; whether we may.
+
+    Not by niceness, which counts among the programs of one session only.
+    """
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setscheduler(int(thread.name), os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
 
 
 def field(path: Path, name: str) -> int:
