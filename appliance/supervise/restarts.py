@@ -6,6 +6,7 @@ that is memory, not flash. A loss costs a count, nothing else, so failures are c
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 import msgspec
@@ -41,6 +42,11 @@ class RestartLedger:
         """``name`` is no more."""
         if self._counts.pop(name, None) is not None:
             self._dirty.set()
+
+    def keep(self, names: Container[str]) -> None:
+        """All but ``names`` are no more: their directories went while nobody looked."""
+        for name in [name for name in self._counts if name not in names]:
+            self.forget(name)
 
     async def load(self) -> None:
         """Read what an earlier control plane left."""

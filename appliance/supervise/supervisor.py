@@ -74,7 +74,7 @@ class Supervisor:
         self._keeper = keeper
         self._policy = policy
         self._clock = clock
-        self._ledger = ledger
+        self.ledger = ledger
         self._entries: dict[str, _Entry] = {}
         self._nursery: trio.Nursery | None = None
         self._talking = trio.Semaphore(_MOST_TALKS)
@@ -92,11 +92,11 @@ class Supervisor:
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await self._ledger.load()
+            await self.ledger.load()
             await self._keeper.follow_nodes()
             await self._adopt()
             nursery.start_soon(self._follow)
-            nursery.start_soon(self._ledger.run)
+            nursery.start_soon(self.ledger.run)
             task_status.started()
             await self._wake()
 
@@ -111,7 +111,7 @@ class Supervisor:
                 continue
             self._adopted += 1
             age_s = max((self._clock.wall_ms() - process.started_at_ms) / 1000, 0.0)
-            restarts = self._ledger.count(process.name)
+            restarts = self.ledger.count(process.name)
             entry.life.adopted(self._clock.monotonic(), age_s=age_s, restarts=restarts)
             log.info("node_adopted", node=process.name, pid=process.pid, restarts=restarts)
 
@@ -162,7 +162,7 @@ class Supervisor:
                 if at is not None and at <= now:
                     self._restarts += 1
                     self._do(entry, entry.life.tick(now))
-                    self._ledger.note(entry.launch.name, entry.life.restarts)
+                    self.ledger.note(entry.launch.name, entry.life.restarts)
                 elif at is not None:
                     due = min(due, at)
             rescheduled = self._rescheduled
@@ -229,7 +229,7 @@ class Supervisor:
         entry = self._entries.get(name)
         if entry is not None and not entry.life.active and not entry.busy:
             del self._entries[name]
-            self._ledger.forget(name)
+            self.ledger.forget(name)
 
     def observe(self, visible: Iterable[str] | Mapping[str, object]) -> None:
         """Tell which names the router sees now, all of them."""
@@ -274,7 +274,7 @@ class Supervisor:
             restarts=self._restarts,
             adopted=self._adopted,
             keeper_errors=self._keeper_errors,
-            ledger_failures=self._ledger.failures,
+            ledger_failures=self.ledger.failures,
         )
 
     def _describe(self, entry: _Entry) -> ManagedProcess:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from tests.orchestrator_kit import CRASH, SLEEP, publish
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
-KILLS = int(os.environ.get("FLUXBEE_NODE_CUTS", "14"))
+CUTS = int(os.environ.get("FLUXBEE_NODE_CUTS", "14"))
 SEED = int(os.environ.get("FLUXBEE_CRASH_SEED", "1"))
 PATIENCE_S = 20.0
 
@@ -44,9 +45,11 @@ def make(hive_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     monkeypatch.setenv(PROGRAM_ENV, f"{sys.executable} -m tests.fault.hive_program")
     made: list[HiveHarness] = []
 
-    def prepared(**orchestrator: Any) -> HiveHarness:
+    def prepared(planes: Any = "apart", **orchestrator: Any) -> HiveHarness:
         numbers = {"restart_first_ms": 50, "kill_grace_s": 1, "default_tenant_id": TENANT, **orchestrator}
-        hive = HiveHarness(hive_folder, planes="apart", settings={**SETTINGS, "orchestrator": numbers})
+        # Without the reserve, which others may have filled as well: full means full.
+        settings = {**SETTINGS, "orchestrator": numbers, "journals": {"reserve_bytes": 0}}
+        hive = HiveHarness(hive_folder, planes=planes, settings=settings)
         publish(hive.paths, "wf.sleep", SLEEP)
         made.append(hive)
         return hive
@@ -60,15 +63,18 @@ def make(hive_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 # --- operators against killed planes -----------------------------------------------------------------------
 
 
-def test_what_was_answered_is_so_whatever_plane_was_killed(make: Callable[..., HiveHarness]) -> None:
-    hive = make()
+@pytest.mark.parametrize(("planes", "cuts"), [("apart", CUTS), ("together", CUTS // 3)])
+def test_what_was_answered_is_so_whatever_plane_was_killed(
+    make: Callable[..., HiveHarness], planes: str, cuts: int
+) -> None:
+    hive = make(planes)
     chance = random.Random(SEED)
     operators = [
         Operator(hive, [f"WF.o{one}.n{n}" for n in range(3)], seed=SEED * 10 + one) for one in range(3)
     ]
 
     async def kills() -> None:
-        for _ in range(KILLS):
+        for _ in range(cuts):
             await trio.sleep(chance.uniform(0.2, 1.2))
             plane = chance.choices(("control", "data", "world"), (0.6, 0.3, 0.1))[0]
             try:
@@ -226,50 +232,75 @@ def left_over(root: Path) -> list[Path]:
 # --- full disk, wrong clock --------------------------------------------------------------------------------
 
 
+@contextmanager
+def filled(place: Path) -> Iterator[None]:
+    """Take every block of a file system, also those that are freed meanwhile."""
+    ended = threading.Event()
+
+    def fill() -> None:
+        with place.open("ab", buffering=0) as file:
+            while not ended.is_set():
+                with suppress(OSError):
+                    while True:
+                        file.write(bytes(4096))
+                full.set()
+                ended.wait(0.002)
+
+    full = threading.Event()
+    filler = threading.Thread(target=fill)
+    filler.start()
+    try:
+        assert full.wait(PATIENCE_S)
+        yield
+    finally:
+        ended.set()
+        filler.join()
+        place.unlink()
+
+
 @pytest.mark.privileged
 def test_a_full_disk_refuses_changes_and_leaves_nothing_half(
     make: Callable[..., HiveHarness],
 ) -> None:
     hive = make()
-    filler = hive.paths.lib / "filler"
     with mounted(hive.paths.lib, "-t", "tmpfs", "-o", "size=24m", "none"):
         publish(hive.paths, "wf.sleep", SLEEP)
         with hive, Box.of(hive) as box:
             box.spawn("WF.old", runtime="wf.sleep", config={"value": 1})
             pid = box.status("WF.old")["process"]["pid"]
             before = box.config_path("WF.old").read_bytes()
-            with filler.open("wb", buffering=0) as file, suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
-            answer = box.call("PUT", box.node("WF.old", "/config"), {"value": 2}, code=500)
-            assert answer["error_code"] == "CONFIG_WRITE_FAILED"
-            answer = box.spawn("WF.new", code=500, runtime="wf.sleep")
-            assert answer["error_code"] in ("CONFIG_WRITE_FAILED", "IDENTITY_REGISTER_FAILED"), answer
-            assert "space" in str(answer["error_detail"]) + str(answer["payload"])
-            files = {"package.json": json.dumps({"name": "ai.x", "version": "1.0.0"}), "bin/start.sh": SLEEP}
-            source = {"source": {"kind": "inline_package", "files": files}}
-            answer = box.call("POST", "/admin/runtime-packages/publish", source, code=None)
-            assert (answer["status"], answer["payload"].get("cause")) == ("error", "STORAGE_FULL"), answer
-            assert box.config_path("WF.old").read_bytes() == before
-            kept = [path for path in (hive.paths.lib / "nodes").rglob("*") if path.is_file()]
-            assert {path.name for path in kept} <= {
-                "config.json",
-                "status_version",
-                "status_fingerprint.sha256",
-            }
-            assert not left_over(hive.paths.dist / "runtimes")
-            health = box.client.get("/health")
-            assert health.status_code == 503
-            assert f"the disk of {hive.paths.lib} is full" in str(health.json()["reasons"])
-            assert "is full" in str(box.get("/hive/overview")["payload"]["reasons"])
-            # What needs no room goes on: looking, stopping, starting, deleting.
-            assert box.status("WF.old")["process"]["pid"] == pid
-            box.kill("WF.old", force=True)
-            assert box.call("POST", box.node("WF.old", "/start"), {})["payload"]["state"] == "started"
-            hive.kill_plane("control")
-            until("it lives", lambda: main_processes(hive) == {"WF.old": 1})
-            until("it answers", lambda: knows(box))
-            filler.unlink()
+            with filled(hive.paths.lib / "filler"):
+                answer = box.call("PUT", box.node("WF.old", "/config"), {"value": 2}, code=500)
+                assert answer["error_code"] == "CONFIG_WRITE_FAILED"
+                answer = box.spawn("WF.new", code=500, runtime="wf.sleep")
+                assert answer["error_code"] in ("CONFIG_WRITE_FAILED", "IDENTITY_REGISTER_FAILED"), answer
+                assert "space" in str(answer["error_detail"]) + str(answer["payload"])
+                files = {
+                    "package.json": json.dumps({"name": "ai.x", "version": "1.0.0"}),
+                    "bin/start.sh": SLEEP,
+                }
+                source = {"source": {"kind": "inline_package", "files": files}}
+                answer = box.call("POST", "/admin/runtime-packages/publish", source, code=None)
+                assert (answer["status"], answer["payload"].get("cause")) == ("error", "STORAGE_FULL"), answer
+                assert box.config_path("WF.old").read_bytes() == before
+                kept = [path for path in (hive.paths.lib / "nodes").rglob("*") if path.is_file()]
+                assert {path.name for path in kept} <= {
+                    "config.json",
+                    "status_version",
+                    "status_fingerprint.sha256",
+                }
+                assert not left_over(hive.paths.dist / "runtimes")
+                health = box.client.get("/health")
+                assert health.status_code == 503
+                assert f"the disk of {hive.paths.lib} is full" in str(health.json()["reasons"])
+                assert "is full" in str(box.get("/hive/overview")["payload"]["reasons"])
+                # What needs no room goes on: looking, stopping, starting, deleting.
+                assert box.status("WF.old")["process"]["pid"] == pid
+                box.kill("WF.old", force=True)
+                assert box.call("POST", box.node("WF.old", "/start"), {})["payload"]["state"] == "started"
+                hive.kill_plane("control")
+                until("it lives", lambda: main_processes(hive) == {"WF.old": 1})
+                until("it answers", lambda: knows(box))
 
             def again() -> bool:
                 return box.spawn("WF.new", code=None, runtime="wf.sleep")["status"] == "ok"

@@ -35,3 +35,11 @@ def test_changes_are_written_and_a_refusing_medium_is_counted(tmp_path):
         assert (again.count("AI.a@h"), again.count("AI.b@h")) == (2, 0)
 
     trio.run(main)
+
+
+def test_counts_of_nodes_that_are_no_more_are_dropped(tmp_path):
+    ledger = RestartLedger(tmp_path / "restarts.json")
+    ledger.note("AI.a@h", 1)
+    ledger.note("AI.b@h", 2)
+    ledger.keep({"AI.b@h", "AI.c@h"})
+    assert [ledger.count(name) for name in ("AI.a@h", "AI.b@h", "AI.c@h")] == [0, 2, 0]

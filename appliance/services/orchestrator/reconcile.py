@@ -82,6 +82,7 @@ class Reconciler:
     async def _wanted(self) -> list[StoredNode]:
         house = self._house
         stored = await trio.to_thread.run_sync(InstanceCatalog(house.paths).look, limiter=house.files)
+        house.supervisor.ledger.keep(stored)
         suffix = f"@{house.hive}"
         wanted = [
             node
