@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from appliance.wire.errors import Invalid
 
-from .frame import Parser, Verbs, add_json_argument, add_verb, add_verb_group, completes
+from .frame import Verbs, add_verb, add_verb_group, completes
 from .output import ExitCode, clean, paint, print_fields, print_json, print_table
-from .places import add_root_argument, hive_paths
-
-if TYPE_CHECKING:
-    from .world_api import WorldApi
+from .world_sources import add_source_verbs
+from .world_words import add_common, api_of, parsed, plain, show
 
 __all__ = ["add_parser"]
 
@@ -36,6 +32,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     _add_reading(group)
     _add_writing(group)
+    add_source_verbs(group)
     _add_administration(group)
 
 
@@ -76,15 +73,8 @@ def _add_reading(group: Verbs) -> None:
     )
     watch.add_argument("entities", metavar="ENTITY", nargs="*", help="only these (default: all)")
     watch.add_argument("--count", metavar="N", type=int, help="end after so many frames")
-    connectors = add_verb(
-        group,
-        "connectors",
-        _connectors,
-        summary="what feeds this box",
-        examples=[("fluxbee world connectors", "")],
-    )
-    for parser in (health, get, listing, history, watch, connectors):
-        _add_common(parser)
+    for parser in (health, get, listing, history, watch):
+        add_common(parser)
 
 
 def _add_writing(group: Verbs) -> None:
@@ -135,7 +125,7 @@ def _add_writing(group: Verbs) -> None:
     many.add_argument("--prefix", metavar="P", help="all ids that begin so")
     many.add_argument("--namespace", metavar="N", help="all of this namespace")
     for parser in (publish, batch, delete, many):
-        _add_common(parser)
+        add_common(parser)
 
 
 def _add_administration(group: Verbs) -> None:
@@ -162,7 +152,7 @@ def _add_administration(group: Verbs) -> None:
     )
     namespace.add_argument("name", metavar="NAME", help="3 to 32 of a-z, 0-9, - and _")
     for parser in (config, namespace):
-        _add_common(parser)
+        add_common(parser)
     for name, handler, summary in (
         ("backup", _backup, "write the whole world into a file"),
         ("restore", _restore, "replace the world by a backup"),
@@ -171,49 +161,14 @@ def _add_administration(group: Verbs) -> None:
             group, name, handler, summary=summary, examples=[(f"fluxbee world {name} world.backup", "")]
         )
         completes(parser.add_argument("file", metavar="FILE", help="the backup"), "file")
-        _add_common(parser)
-
-
-def _add_common(parser: Parser) -> None:
-    parser.add_argument("--url", metavar="URL", help="where the world is (default $FLUX_URL, else this box)")
-    add_json_argument(parser)
-    add_root_argument(parser)
-
-
-def _api(args: argparse.Namespace) -> WorldApi:
-    from .world_api import URL_ENV, WorldApi, local_access
-
-    if args.url or os.environ.get(URL_ENV):
-        return WorldApi(args.url)
-    base, admin_token = local_access(hive_paths(args))
-    return WorldApi(base, admin_token=admin_token)
-
-
-def _show(args: argparse.Namespace, answer: object) -> int:
-    """Print an answer: JSON for programs, names and values for people."""
-    if args.json or not isinstance(answer, dict):
-        print_json(answer)
-    else:
-        print_fields((clean(name), _plain(value)) for name, value in answer.items())
-    return ExitCode.OK
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _json(text: str, what: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise Invalid(f"{what} is not JSON: {error}", field=what) from error
+        add_common(parser)
 
 
 # --- reading -----------------------------------------------------------------------------------------------
 
 
 def _health(args: argparse.Namespace) -> int:
-    api = _api(args)
+    api = api_of(args)
     count = api.reachable()
     if args.json:
         print_json({"url": api.base, "entities": count})
@@ -228,12 +183,12 @@ def _get(args: argparse.Namespace) -> int:
     query = ""
     if args.at:
         query = f"?{urlencode({'seq' if args.at.isdigit() else 'at': args.at})}"
-    entity = _api(args).call("GET", entity_path(args.entity) + query)
+    entity = api_of(args).call("GET", entity_path(args.entity) + query)
     if args.json or not isinstance(entity, dict):
         print_json(entity)
         return ExitCode.OK
     sys.stdout.write(f"{paint(clean(entity['id']), 'bold', sys.stdout)}  {clean(entity['lastUpdated'])}\n")
-    print_fields((clean(name), _plain(value)) for name, value in entity["properties"].items())
+    print_fields((clean(name), plain(value)) for name, value in entity["properties"].items())
     return ExitCode.OK
 
 
@@ -242,7 +197,7 @@ def _list(args: argparse.Namespace) -> int:
         name: getattr(args, name) for name in ("prefix", "namespace") if getattr(args, name) is not None
     }
     query = f"?{urlencode(wanted)}" if wanted else ""
-    entities = _api(args).call("GET", f"/api/state/entities{query}")
+    entities = api_of(args).call("GET", f"/api/state/entities{query}")
     if args.json or not isinstance(entities, list):
         print_json(entities)
         return ExitCode.OK
@@ -260,12 +215,12 @@ def _history(args: argparse.Namespace) -> int:
     wanted = {"entity": args.entity, "limit": args.limit}
     if args.since:
         wanted["since"] = args.since
-    events = _api(args).call("GET", f"/api/events?{urlencode(wanted)}")
+    events = api_of(args).call("GET", f"/api/events?{urlencode(wanted)}")
     if args.json or not isinstance(events, list):
         print_json(events)
         return ExitCode.OK
     rows = [
-        (_time(one["timestamp"]), one["stream"], one["source"], _plain(one["payload"].get("properties")))
+        (_time(one["timestamp"]), one["stream"], one["source"], plain(one["payload"].get("properties")))
         for one in events
     ]
     print_table(["WHEN", "STREAM", "SOURCE", "PROPERTIES"], rows)
@@ -283,11 +238,11 @@ def _time(at_ms: int) -> str:
 
 def _watch(args: argparse.Namespace) -> int:
     left = args.count if args.count is not None else -1
-    for frame in _api(args).feed(tuple(args.entities) or ("*",)):
+    for frame in api_of(args).feed(tuple(args.entities) or ("*",)):
         if args.json:
             sys.stdout.write(json.dumps(frame, ensure_ascii=False) + "\n")
         elif frame.get("type") == "state_update":
-            value = paint(clean(_plain(frame["value"])), "bold", sys.stdout)
+            value = paint(clean(plain(frame["value"])), "bold", sys.stdout)
             name = f"{clean(frame['entity_id'])} {clean(frame['property'])}"
             sys.stdout.write(f"{str(frame['timestamp'])[11:23]}  {name} = {value}\n")
         elif frame.get("type") == "entity_deleted":
@@ -301,25 +256,15 @@ def _watch(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _connectors(args: argparse.Namespace) -> int:
-    sources = _api(args).call("GET", "/api/connector-manager/connectors")
-    if args.json or not isinstance(sources, list):
-        print_json(sources)
-        return ExitCode.OK
-    rows = [(one["name"], one["type"], one["status"], one.get("last_error")) for one in sources]
-    print_table(["SOURCE", "KIND", "STATE", "ERROR"], rows)
-    return ExitCode.OK
-
-
 # --- writing -----------------------------------------------------------------------------------------------
 
 
 def _publish(args: argparse.Namespace) -> int:
-    payload = {"entity_id": args.entity, "properties": _json(args.properties, "PROPERTIES")}
+    payload = {"entity_id": args.entity, "properties": parsed(args.properties, "PROPERTIES")}
     event: dict[str, object] = {"stream": args.stream, "source": args.source, "payload": payload}
     if args.id:
         event["eventId"] = args.id
-    return _show(args, _api(args).call("POST", "/api/events", event))
+    return show(args, api_of(args).call("POST", "/api/events", event))
 
 
 def _batch(args: argparse.Namespace) -> int:
@@ -328,11 +273,11 @@ def _batch(args: argparse.Namespace) -> int:
         text = sys.stdin.read()
     elif not text.lstrip().startswith(("[", "{")):
         text = Path(text).read_text()
-    events = _json(text, "EVENTS")
+    events = parsed(text, "EVENTS")
     if not isinstance(events, list):
         raise Invalid("EVENTS is no JSON array", field="EVENTS")
-    answer = _api(args).call("POST", "/api/events/batch", {"events": events})
-    _show(args, answer)
+    answer = api_of(args).call("POST", "/api/events/batch", {"events": events})
+    show(args, answer)
     failed = answer.get("failed") if isinstance(answer, dict) else None
     return ExitCode.FAILED if failed else ExitCode.OK
 
@@ -340,7 +285,7 @@ def _batch(args: argparse.Namespace) -> int:
 def _delete(args: argparse.Namespace) -> int:
     from .world_api import entity_path
 
-    return _show(args, _api(args).call("DELETE", entity_path(args.entity)))
+    return show(args, api_of(args).call("DELETE", entity_path(args.entity)))
 
 
 def _batch_delete(args: argparse.Namespace) -> int:
@@ -351,7 +296,7 @@ def _batch_delete(args: argparse.Namespace) -> int:
         body["entity_ids"] = args.entities
     if len(body) != 1:
         raise Invalid("give ids, or --prefix, or --namespace", field="ENTITY")
-    return _show(args, _api(args).call("POST", "/api/state/entities/delete", body))
+    return show(args, api_of(args).call("POST", "/api/state/entities/delete", body))
 
 
 # --- administration ----------------------------------------------------------------------------------------
@@ -359,14 +304,14 @@ def _batch_delete(args: argparse.Namespace) -> int:
 
 def _admin_config(args: argparse.Namespace) -> int:
     if not args.changes:
-        return _show(args, _api(args).call("GET", "/api/admin/config"))
+        return show(args, api_of(args).call("GET", "/api/admin/config"))
     update: dict[str, object] = {}
     for change in args.changes:
         key, equals, value = change.partition("=")
         if not equals:
             raise Invalid(f"{change!r} is not KEY=VALUE", field="KEY=VALUE")
-        update[key] = _json(value, key)
-    return _show(args, _api(args).administer("PUT", "/api/admin/config", update))
+        update[key] = parsed(value, key)
+    return show(args, api_of(args).administer("PUT", "/api/admin/config", update))
 
 
 _NAMESPACE_ACTS = {
@@ -380,16 +325,16 @@ _NAMESPACE_ACTS = {
 def _namespace(args: argparse.Namespace) -> int:
     method, path = _NAMESPACE_ACTS[args.act]
     body = {"name": args.name} if args.act == "create" else None
-    api = _api(args)
+    api = api_of(args)
     ask = api.call if args.act == "show" else api.administer
     answer = ask(method, path.format(name=quote(args.name, safe="")), body)
-    return _show(args, answer if answer is not None else {"deleted": args.name})
+    return show(args, answer if answer is not None else {"deleted": args.name})
 
 
 def _backup(args: argparse.Namespace) -> int:
-    size = _api(args).download("/api/admin/backup", Path(args.file))
-    return _show(args, {"file": args.file, "bytes": size})
+    size = api_of(args).download("/api/admin/backup", Path(args.file))
+    return show(args, {"file": args.file, "bytes": size})
 
 
 def _restore(args: argparse.Namespace) -> int:
-    return _show(args, _api(args).upload("/api/admin/restore", Path(args.file)))
+    return show(args, api_of(args).upload("/api/admin/restore", Path(args.file)))

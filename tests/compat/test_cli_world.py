@@ -90,6 +90,15 @@ def test_watching(cli):
     assert frame["type"] in ("state_update", "metrics_update")
 
 
+def test_sources(cli):
+    assert cli.json("add-source", "http://192.0.2.1/x", "plant/m", "--name", "meter")["source_id"]
+    assert "meter" in cli("connectors")
+    cli("remove-source", "meter")
+    assert "meter" not in cli("connectors")
+    cli("add-source", "http://169.254.169.254/", "plant/m", code=ExitCode.REFUSED)
+    cli("add-source", "file:///etc/passwd", "plant/m", code=ExitCode.USAGE)
+
+
 def test_the_boxs_own_token_changes_limits_and_copies_the_world(cli, tmp_path):
     assert (
         cli.json("admin-config", "rate_limit_per_namespace_per_minute=600")[

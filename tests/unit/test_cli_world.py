@@ -173,6 +173,61 @@ def test_connectors(web, run, capsys):
     assert json.loads(said(capsys)) == rows
 
 
+def test_a_source_is_added(web, run, capsys, monkeypatch):
+    path = "/api/connector-manager/connectors/generic"
+    web.on(path, {"source_id": "s1"}, 201)
+    assert run("add-source", "http://10.0.0.9/x", "plant/line/2", "--json") == ExitCode.OK
+    assert json.loads(said(capsys)) == {"source_id": "s1"}
+    assert json.loads(web.asked[-1].body) == {
+        "name": "plant/line/2",
+        "url": "http://10.0.0.9/x",
+        "poll_interval_secs": 30.0,
+        "namespace": "plant",
+        "entity_key": "line/2",
+    }
+    monkeypatch.setenv("FLUX_SOURCE_TOKEN", "hush")
+    monkeypatch.setenv("FLUX_ADMIN_TOKEN", "sesame")
+    words = ("a=b.c[0]", "d=$", "--name", "meter", "--every", "5", "--auth", "X-API-Key")
+    assert run("add-source", "http://10.0.0.9/x", "plant/m", *words) == ExitCode.OK
+    body = json.loads(web.asked[-1].body)
+    assert body["mapping"] == {"a": "b.c[0]", "d": "$"}
+    assert (body["auth_type"], body["token"]) == ({"api_key_header": "X-API-Key"}, "hush")
+    assert (body["name"], body["poll_interval_secs"]) == ("meter", 5.0)
+    assert web.asked[-1].headers["authorization"] == "Bearer sesame"
+    assert run("add-source", "http://10.0.0.9/x", "plant/m", "--auth", "bearer") == ExitCode.OK
+    assert json.loads(web.asked[-1].body)["auth_type"] == "bearer"
+    web.on(path, {"error": "not an address that may be asked"}, 403)
+    assert run("add-source", "http://169.254.169.254/", "plant/m") == ExitCode.REFUSED
+
+
+@pytest.mark.parametrize("words", [("plant",), ("plant/m", "nonsense"), ("plant/m", "--auth", "bearer")])
+def test_a_source_that_is_none_is_not_sent(web, run, words):
+    assert run("add-source", "http://10.0.0.9/x", *words) == ExitCode.USAGE
+    assert not web.asked
+
+
+def test_a_source_is_removed_by_name_or_id(web, run, capsys):
+    base = "/api/connector-manager/connectors"
+    rows = [
+        {"name": "github", "type": "builtin", "status": "stopped"},
+        {"name": "meter", "type": "generic", "status": "running", "source_id": "s1"},
+        {"name": "twice", "type": "generic", "status": "running", "source_id": "s2"},
+        {"name": "twice", "type": "named", "status": "running", "source_id": "s3"},
+    ]
+    web.on(base, rows)
+    web.on(f"{base}/generic/s1", b"")
+    web.on(f"{base}/named/s3", b"")
+    assert run("remove-source", "meter") == ExitCode.OK
+    assert said(capsys) == "meter is asked no more\n"
+    assert run("remove-source", "s3", "--json") == ExitCode.OK
+    assert [one.path for one in web.asked if one.method == "DELETE"] == [
+        f"{base}/generic/s1",
+        f"{base}/named/s3",
+    ]
+    for name in ("twice", "nobody", "github"):
+        assert run("remove-source", name) == ExitCode.USAGE
+
+
 def test_limits(web, run, capsys, monkeypatch):
     web.on("/api/admin/config", {"rate_limit_enabled": True})
     assert run("admin-config") == ExitCode.OK

@@ -12,14 +12,12 @@ from typing import Final, Protocol
 import trio
 
 from appliance.wire.errors import NotFound, Unavailable
+from appliance.world.connectors import KNOWN
 
 from .call import Call, Reply, json_reply
 from .credentials import Credentials
 
-__all__ = ["CONNECTORS", "ConnectorDesk", "NoConnectors"]
-
-CONNECTORS: Final = {"github": 300, "gmail": 60, "linkedin": 600, "calendar": 300}
-"""Known names in the order of EP-60, with their poll intervals in seconds (EP-61)."""
+__all__ = ["ConnectorDesk", "NoConnectors"]
 
 _NO_STORE: Final = "Credential storage not available (FLUX_ENCRYPTION_KEY not set)"
 
@@ -55,7 +53,7 @@ class NoConnectors:
         if not parts:
             return self._list(call)
         name = parts[0]
-        if name not in CONNECTORS:
+        if name not in KNOWN:
             raise NotFound(f"Connector '{name}' not found")
         if len(parts) == 1:
             return self._show(call, name) if call.method == "GET" else None
@@ -72,7 +70,7 @@ class NoConnectors:
         if call.method != "GET":
             return None
         self._demand_bearer(call)
-        rows = [{"name": name, "enabled": False, "status": "not_configured"} for name in CONNECTORS]
+        rows = [{"name": name, "enabled": False, "status": "not_configured"} for name in KNOWN]
         return json_reply({"connectors": rows})
 
     def _show(self, call: Call, name: str) -> Reply:
@@ -82,7 +80,7 @@ class NoConnectors:
                 "name": name,
                 "enabled": False,
                 "status": "not_configured",
-                "poll_interval_seconds": CONNECTORS[name],
+                "poll_interval_seconds": KNOWN[name],
             }
         )
 

@@ -2,8 +2,8 @@
 
 ``/api/connectors`` keeps the core's object; the manager's array is at ``/api/connector-manager/connectors``;
 everything else answers under both. Credentials belong to a namespace (``default`` with auth off). Sources are
-the box's: with auth off anybody who may write may add one, with auth on the administrator only. What a request
-names is executed only when the setting ``world.taps`` lists it.
+the box's: with auth off anybody who may write may add one, with auth on the administrator only. What
+a request names is executed only when the setting ``world.taps`` lists it.
 """
 
 from __future__ import annotations

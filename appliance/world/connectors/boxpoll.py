@@ -13,6 +13,8 @@ from .sysinfo import BoxReader, Notable
 __all__ = ["SYSINFO", "BoxPoller"]
 
 SYSINFO = "sysinfo"
+_LOOKS = 5
+"""Least looks between two events."""
 
 
 class BoxPoller:
@@ -31,7 +33,7 @@ class BoxPoller:
         self._publisher = publisher
         self._clock = clock
         self._files = files
-        self._notable = Notable()
+        self._notable = Notable(_LOOKS * options.sysinfo_interval_s)
 
     async def poll(self) -> None:
         """Look, and publish what moved."""

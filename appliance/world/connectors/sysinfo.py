@@ -1,7 +1,7 @@
 """The box as an entity of its own world: how busy, full, warm and connected it is.
 
 A look reads ``/proc`` and ``/sys`` and costs no flash. Published is only what moved beyond its threshold, not
-more often than every five minutes, and everything once per quarter of an hour as a sign of life; links are
+more often than every five looks, and everything once per quarter of an hour as a sign of life; links are
 told at once. One event costs 35 kB of writes in all (measured on ext4: journal, region and metadata), so an
 idle box writes 3.4 MB a day for this and a restless one 10, of the 20 that it may (``design.md §5``).
 """
