@@ -63,10 +63,12 @@ def recover(journal: Journal, view: WorldView, state: WorldState) -> Recovered:
     state.entities = view.meta.entities
     state.overlay.front_seq = upto
     tail = _Tail(journal, view, state)
-    tail.run(upto + 1)
     if rebuilt:
-        tail.project()
+        tail.fold(upto + 1)
         view.finish(state.overlay.front_seq)
+        state.entities = view.meta.entities
+    else:
+        tail.replay(upto + 1)
     found = Recovered(
         rebuilt=rebuilt,
         events=tail.events,
@@ -138,7 +140,22 @@ class _Tail:
         self._state = state
         self.events = self.gaps = self.gap_records = 0
 
-    def run(self, from_seq: int) -> None:
+    def fold(self, from_seq: int) -> None:
+        """Behind an image: nobody reads yet, so the overlay may fill up before its rows are written.
+
+        The more events a projection has, the more of them share a row, and the more rows share a page.
+        """
+        limit = self._state.options.overlay_bytes
+        for batch in self._journal.batches(from_seq):
+            self._note_gap(batch)
+            self._state.fold(batch.first_seq, batch.records)
+            self.events += len(batch.records)
+            if self._state.overlay.size_bytes > limit:
+                self.project()
+        self.project()
+
+    def replay(self, from_seq: int) -> None:
+        """Behind a region that is good: the overlay may hold the rest when requests are answered."""
         limit = self._state.options.overlay_bytes // 2
         for batch in self._journal.batches(from_seq):
             self._note_gap(batch)

@@ -6,6 +6,8 @@ Invariant: ``overlay`` and region together show exactly the events up to ``overl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from .dedup import KnownIds
@@ -146,6 +148,37 @@ class WorldState:
         self.overlay.take([change], at_ms)
         self.heads.new[entity_id] = seq << 1 | exists
         self.entities += exists - existed
+
+    def fold(self, first_seq: int, records: Sequence[bytes]) -> None:
+        """Take durable records behind a base image, all in ``overlay`` before anybody reads.
+
+        No entity is looked up: its row is older than all of them, and the projection sees whether there is
+        one. Until then ``entities`` is not known, and an entry that only notes events says nothing of it.
+        """
+        changes: list[Change] = []
+        stamp = 0
+        for seq, record in enumerate(records, first_seq):
+            try:
+                head, text = unpack(record)
+                if head.kind not in (EVENT, EVENT_OF_CLIENT):
+                    self.control(head.kind, text)
+                    continue
+                event = payload_of(text)
+            except (ValueError, msgspec.MsgspecError):
+                self.undecodable += 1
+                continue
+            if head.kind == EVENT_OF_CLIENT:
+                self.known.add(event.eventId, seq, event.stream)
+            entity_id, properties = event.payload.entity_id, event.payload.properties
+            if type(entity_id) is not str:
+                continue
+            if head.at_ms != stamp:
+                self.overlay.take(changes, stamp)
+                changes, stamp = [], head.at_ms
+            act = act_of(properties)
+            changes.append((seq, entity_id, properties if act == SET else None, act, True, len(text)))
+        self.overlay.take(changes, stamp)
+        self.overlay.front_seq = first_seq + len(records) - 1
 
     def remember(self, seq: int, record: bytes) -> None:
         """Only the client's id of an event that the region shows already."""

@@ -82,3 +82,29 @@ def test_an_image_of_something_else_is_not_loaded(tmp_path):
     trio.run(main)
     with pytest.raises(Damaged, match="not one of a world"):
         recovered(tmp_path)
+
+
+def test_a_tail_needs_no_rows_to_be_understood(filled):
+    """Notes and deletions of what the image has, has not, and of what the tail itself made."""
+
+    async def main():
+        async with engine_in(filled) as engine:
+            gone = {"__deleted__": True}
+            await engine.publish_batch(batch(event("0"), event("new"), event("1", **gone)), INTERNAL)
+            await engine.publish_batch(
+                batch(event("made", a=1), event("made"), event("none", **gone)), INTERNAL
+            )
+            await engine.publish_batch(batch(event("2", **gone), event("2"), event("2", b=2)), INTERNAL)
+            return [engine.entity(one) for one in ("0", "1", "2", "made", "new", "none")]
+
+    before = trio.run(main)
+    for path in (filled / "regions").iterdir():
+        path.unlink()
+    found, state, applied = recovered(filled)
+    assert (found.rebuilt, applied, state.entities, len(state.overlay)) == (True, 49, 30, 0)
+
+    async def again():
+        async with engine_in(filled) as engine:
+            return [engine.entity(one) for one in ("0", "1", "2", "made", "new", "none")]
+
+    assert trio.run(again) == before
