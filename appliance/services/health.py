@@ -15,13 +15,14 @@ import trio
 from appliance import __version__
 from appliance.sdk import Node
 from appliance.services.sharing import Shared
+from appliance.store.journal_types import JournalStatistics
 from appliance.store.reserve import NO_RESERVE, Reserve
 from appliance.system.space import rooms
 from appliance.wire import verbs
 from appliance.wire.envelope import system_message
 from appliance.wire.errors import FluxbeeError
 
-__all__ = ["HealthReport", "HealthService", "JournalState", "PlaneState"]
+__all__ = ["HealthReport", "HealthService", "JournalState", "PlaneState", "journal_states"]
 
 ROUTER_TIMEOUT_S = 0.7
 """A router that is well answers in a millisecond; the whole of ``/health`` has a second."""
@@ -41,6 +42,14 @@ class JournalState(msgspec.Struct, frozen=True):
 
     name: str
     failure: str | None
+
+
+def journal_states(figures: JournalStatistics, region: str, failure: str | None) -> list[JournalState]:
+    """What a journalled service tells: its journal, and ``region`` when ``failure`` keeps it behind."""
+    states = [JournalState(f"journal {figures.name}", figures.failure)]
+    if failure is not None:
+        states.append(JournalState(f"region {region}", failure))
+    return states
 
 
 class HealthReport(msgspec.Struct, frozen=True, kw_only=True):

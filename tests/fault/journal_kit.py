@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ParamSpec
-
-import trio
 
 from appliance.store.journal_commit import Committer
 from appliance.store.journal_format import join_records
@@ -18,26 +14,12 @@ from appliance.store.journal_recover import recover
 from appliance.store.journal_types import Damage, Gap, JournalSpec, Level
 from appliance.system.disk import Disk
 from appliance.testing.clock import FakeClock
+from tests.trio_kit import on_trio
 
 __all__ = ["HOME", "Hand", "any_records", "on_trio", "read_all"]
 
-P = ParamSpec("P")
 
 HOME = Path("/journal")
-
-
-def on_trio(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
-    """A test that is a coroutine, run by trio."""
-
-    @wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        async def bounded() -> None:
-            with trio.fail_after(30):
-                await test(*args, **kwargs)
-
-        trio.run(bounded)
-
-    return run
 
 
 class Hand:

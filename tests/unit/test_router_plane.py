@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 from contextlib import asynccontextmanager
-from functools import wraps
 
 import msgspec
 import pytest
@@ -30,6 +29,7 @@ from appliance.wire.errors import Conflict, Damaged, FluxbeeError, Misconfigured
 from appliance.wire.frames import FrameSplitter
 from appliance.wire.routes import VpnRule
 from tests.router_kit import frame_bytes, message, numbered_uuid, pack
+from tests.trio_kit import on_trio
 
 HIVE = "north"
 SETTINGS = EngineSettings(
@@ -40,18 +40,6 @@ SETTINGS = EngineSettings(
     system_uids=frozenset({os.getuid()}),
 )
 SMALL = msgspec.structs.replace(CONTROL, map_bytes=4 << 20)
-
-
-def on_trio(test):
-    @wraps(test)
-    def run(*args, **kwargs):
-        async def bounded():
-            with trio.fail_after(20):
-                await test(*args, **kwargs)
-
-        trio.run(bounded)
-
-    return run
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from functools import wraps
 
 import msgspec
 import pytest
@@ -22,20 +21,9 @@ from appliance.wire.admin.outcome import AdminCall
 from appliance.wire.envelope import encode_message, system_message
 from appliance.wire.errors import Unavailable, Unreachable
 from appliance.wire.frames import MAX_FRAME_BYTES, pack_frame
+from tests.trio_kit import on_trio
 
 OK = {"status": "ok"}
-
-
-def on_trio(test):
-    @wraps(test)
-    def run(*args, **kwargs):
-        async def bounded():
-            with trio.fail_after(10):
-                await test(*args, **kwargs)
-
-        trio.run(bounded)
-
-    return run
 
 
 class Script(Peers):
@@ -374,12 +362,11 @@ async def test_without_a_router_nobody_waits_long():
 @on_trio
 async def test_equal_reads_at_once_are_asked_once_and_changes_never(tmp_path):
     peers = Script()
-    async with engine(tmp_path, peers) as made:
-        async with trio.open_nursery() as nursery:
-            for _ in range(10):
-                nursery.start_soon(made.execute, call("get_node_status", node_name="AI.x"))
-                nursery.start_soon(made.execute, call("send_node_message", node_name="AI.x", payload={}))
-                nursery.start_soon(made.execute, call("start_node", node_name="AI.x"))
+    async with engine(tmp_path, peers) as made, trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(made.execute, call("get_node_status", node_name="AI.x"))
+            nursery.start_soon(made.execute, call("send_node_message", node_name="AI.x", payload={}))
+            nursery.start_soon(made.execute, call("start_node", node_name="AI.x"))
     asked = [action for _, action, _ in peers.asked]
     assert (asked.count("get_node_status"), asked.count("start_node"), len(peers.told)) == (2, 10, 10)
     assert made.counts.reads_shared == 8

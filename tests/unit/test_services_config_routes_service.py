@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import asynccontextmanager
-from functools import wraps
 
 import msgspec
 import pytest
@@ -26,22 +25,12 @@ from appliance.store.region_admit import CONTROL
 from appliance.system.paths import Paths
 from appliance.wire.envelope import Meta, build_message
 from appliance.wire.errors import Busy, Conflict, Damaged, FluxbeeError, Unavailable
+from tests.services_kit import ServiceNode
+from tests.trio_kit import on_trio
 
 HIVE = "north"
 SPEC = msgspec.structs.replace(CONTROL, map_bytes=4 << 20)
 ROUTE = {"prefix": "AI.a", "action": "DROP"}
-
-
-def on_trio(test):
-    @wraps(test)
-    def run(*args, **kwargs):
-        async def bounded():
-            with trio.fail_after(20):
-                await test(*args, **kwargs)
-
-        trio.run(bounded)
-
-    return run
 
 
 @pytest.fixture
@@ -56,35 +45,20 @@ def page(paths):
     page.close()
 
 
-class Node:
-    """The service's connection: what it is asked, what it answers."""
-
-    uuid = "00000000-0000-4000-8000-0000000000aa"
-
-    def __init__(self):
-        self._questions, self.receiver = trio.open_memory_channel(10)
-        self._answers, self._answered = trio.open_memory_channel(10)
-        self.refuses = None
-
-    async def send(self, message):
-        if self.refuses is not None:
-            raise self.refuses
-        await self._answers.send(message)
+class Node(ServiceNode):
+    """The service's connection."""
 
     def put(self, payload, *, src="asker", **meta):
         message = build_message(src=src, dst="SY.config.routes", payload=payload, meta=Meta(**meta))
         message.routing.src_l2_name = "SY.admin@north"
-        self._questions.send_nowait(message)
+        self.questions.send_nowait(message)
 
     async def ask(self, payload, **meta):
         self.put(payload, **meta)
-        return (await self._answered.receive()).json()
+        return (await self.answered.receive()).json()
 
     async def admin(self, action, payload):
         return await self.ask(payload, type="admin", action=action)
-
-    def close(self):
-        self._questions.close()
 
 
 class Running:

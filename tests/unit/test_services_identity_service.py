@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import asynccontextmanager
-from functools import wraps
 
 import msgspec
 import pytest
@@ -38,23 +37,13 @@ from appliance.system.paths import Paths
 from appliance.wire.envelope import Meta, build_message
 from appliance.wire.errors import Busy, Conflict, Unavailable
 from appliance.wire.identity import IlkRecord, id_uuid
+from tests.services_kit import ServiceNode
+from tests.trio_kit import on_trio
 
 HIVE = "motherbee"
 SPEC = msgspec.structs.replace(CONTROL, map_bytes=8 << 20)
 TENANT_ID = "tnt:00000000-0000-4000-8000-0000000000aa"
 ORCHESTRATOR, ADMIN = "SY.orchestrator@motherbee", "SY.admin@motherbee"
-
-
-def on_trio(test):
-    @wraps(test)
-    def run(*args, **kwargs):
-        async def bounded():
-            with trio.fail_after(20):
-                await test(*args, **kwargs)
-
-        trio.run(bounded)
-
-    return run
 
 
 @pytest.fixture
@@ -69,20 +58,8 @@ def page(paths):
     page.close()
 
 
-class Node:
-    """The service's connection: what it is asked, what it answers."""
-
-    uuid = "00000000-0000-4000-8000-0000000000aa"
-
-    def __init__(self):
-        self._questions, self.receiver = trio.open_memory_channel(10)
-        self._answers, self.answered = trio.open_memory_channel(10)
-        self.refuses = None
-
-    async def send(self, message):
-        if self.refuses is not None:
-            raise self.refuses
-        await self._answers.send(message)
+class Node(ServiceNode):
+    """The service's connection."""
 
     def put(
         self, verb, payload, caller=ORCHESTRATOR, *, src="asker", dst="SY.identity@motherbee", kind="system"
@@ -90,7 +67,7 @@ class Node:
         meta = Meta(type=kind, msg=verb)
         message = build_message(src=src, dst=dst, payload=payload, meta=meta, trace_id="trace")
         message.routing.src_l2_name = caller
-        self._questions.send_nowait(message)
+        self.questions.send_nowait(message)
 
     async def ask(self, verb, payload, caller=ORCHESTRATOR):
         self.put(verb, payload, caller)

@@ -28,7 +28,7 @@ from appliance.wire.errors import Conflict, Damaged, FluxbeeError
 from appliance.wire.names import full_name
 
 from ..control_regions import ControlRegions
-from ..health import JournalState
+from ..health import JournalState, journal_states
 from .book import RouteBook, RouteLimits
 from .desk import RoutesDesk
 from .document import edited, read_document, write_document
@@ -248,11 +248,7 @@ class RouteService:
 
     def journals(self) -> Sequence[JournalState]:
         """For the health report: the journal, and the region when it is behind."""
-        statistics = self._journal.statistics()
-        states = [JournalState(f"journal {statistics.name}", statistics.failure)]
-        if self._region.failure is not None:
-            states.append(JournalState("region config", self._region.failure))
-        return states
+        return journal_states(self._journal.statistics(), "config", self._region.failure)
 
     def journal_statistics(self) -> JournalStatistics:
         """Figures of the journal."""

@@ -29,7 +29,7 @@ from appliance.wire.errors import Conflict, FluxbeeError, Unavailable
 from appliance.wire.identity import TenantStatus
 
 from ..control_regions import ControlRegions
-from ..health import JournalState
+from ..health import JournalState, journal_states
 from .desk import IdentityDesk, Payload, failed
 from .keeping import JOURNAL, IdentityKeeping
 from .region import IdentityRegion
@@ -257,11 +257,7 @@ class IdentityService:
 
     def journals(self) -> Sequence[JournalState]:
         """For the health report: the journal, and the region when it is behind."""
-        figures = self._keeping.figures()
-        states = [JournalState(f"journal {figures.name}", figures.failure)]
-        if self._keeping.region_failure is not None:
-            states.append(JournalState("region identity", self._keeping.region_failure))
-        return states
+        return journal_states(self._keeping.figures(), "identity", self._keeping.region_failure)
 
     def journal_statistics(self) -> JournalStatistics:
         """Figures of the journal."""
