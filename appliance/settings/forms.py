@@ -164,9 +164,9 @@ FORMS: dict[str, Form] = {
     ),
     "world_namespace": _text("3 to 32 of a-z, 0-9, '-' and '_'", r"[a-z0-9_-]{3,32}"),
     "origin": Form(
-        expects="an origin such as https://panel.example:8443, or *",
-        fits=lambda text: text == "*" or (_url("http", "https")(text) and urlsplit(text).path == ""),
-        pattern=r"^(\*|https?://[^/]+)$",
+        expects="an origin such as https://panel.example:8443",
+        fits=lambda text: _url("http", "https")(text) and urlsplit(text).path == "",
+        pattern=r"^https?://[^/]+$",
     ),
     "http_url": Form(
         expects="an http:// or https:// address", fits=_url("http", "https"), pattern=r"^https?://"

@@ -241,7 +241,11 @@ class Http(Section, frozen=True, kw_only=True):
     ] = ()
     origins: Annotated[
         tuple[str, ...],
-        key("Web origins that may read; writes from a foreign origin need a token.", form="origin"),
+        key(
+            "Web origins whose pages may write to the world without a token; every page may read it, and every"
+            " other page needs a token to write.",
+            form="origin",
+        ),
     ] = ()
 
 

@@ -51,7 +51,7 @@ class Listing:
         self._extra = sorted({key for key in waiting if key > self._after}, reverse=True)
 
     def page(self, limit: int = 500) -> list[bytes]:
-        """The next entities as JSON texts, at most ``limit``; empty at the end. Never waits.
+        """The next entities as JSON texts, at most ``limit`` (1 or more); empty at the end. Never waits.
 
         Give other tasks a turn between pages (``trio.lowlevel.checkpoint``).
         """
@@ -59,6 +59,8 @@ class Listing:
 
     def rows(self, limit: int) -> list[tuple[str, bytes]]:
         """As ``page``, with the ids."""
+        if limit < 1:  # an empty page is the end
+            raise ValueError(f"a page holds at least one entity, not {limit}")
         found: list[tuple[str, bytes]] = []
         try:
             while not self._ended and not found:

@@ -300,11 +300,18 @@ def test_sources_that_are_none(client, web, change, status):
     says(client.post("/api/connectors/generic", json=source(web, "/", **change)), status)
 
 
-def test_named_sources_are_never_run(client):
-    """CN-23 to CN-26, DF-18: nothing that a request names is executed."""
+def test_named_sources_are_not_run_unless_listed(client):
+    """CN-23 to CN-26, DF-18: nothing that a request names is executed; more in ``test_world_taps.py``."""
+    body = {
+        "tap_name": "tap-csv",
+        "namespace": "plant",
+        "entity_key_field": "id",
+        "config_json": "{}",
+        "poll_interval_secs": 60,
+    }
     for mount in FORMS:
         assert client.get(f"{mount}/taps").json() == []
-        says(client.post(f"{mount}/named", json={"tap_name": "tap-csv"}), 503, "not run by this box")
+        says(client.post(f"{mount}/named", json=body), 403, "world.taps")
         assert client.delete(f"{mount}/named/x").status_code == 204
         says(client.post(f"{mount}/named/x/sync"), 404, "Named source x not found")
 

@@ -285,14 +285,17 @@ def test_without_the_setting_nothing_runs():
 
 def test_with_auth_on_taps_are_the_administrators(program):
     """CN-31."""
-    with world_hive(taps=taps(program), auth_enabled=True) as hive:
-        with http(hive) as nobody, http(hive, ADMIN) as admin:
-            assert nobody.post("/api/connectors/named", json=source("auth")).status_code == 401
-            assert nobody.post("/api/connectors/named/x/sync").status_code == 401
-            token = admin.post("/api/namespaces", json={"name": "auth"}).json()["token"]
-            source_id = add(admin, source("auth", flux_namespace_token=token))
-            until(lambda: ran(admin, source_id))
-            other = add(admin, source("other", flux_namespace_token=token))
-            until(lambda: row(admin, other)["status"] == "error")
-            assert "could not be used" in row(admin, other)["last_error"]
-            assert token not in hive.log.read_text()
+    with (
+        world_hive(taps=taps(program), auth_enabled=True) as hive,
+        http(hive) as nobody,
+        http(hive, ADMIN) as admin,
+    ):
+        assert nobody.post("/api/connectors/named", json=source("auth")).status_code == 401
+        assert nobody.post("/api/connectors/named/x/sync").status_code == 401
+        token = admin.post("/api/namespaces", json={"name": "auth"}).json()["token"]
+        source_id = add(admin, source("auth", flux_namespace_token=token))
+        until(lambda: ran(admin, source_id))
+        other = add(admin, source("other", flux_namespace_token=token))
+        until(lambda: row(admin, other)["status"] == "error")
+        assert "could not be used" in row(admin, other)["last_error"]
+        assert token not in hive.log.read_text()

@@ -291,6 +291,33 @@ def test_a_client_that_does_not_read_misses_no_last_state_and_no_deletion(hive, 
 
 
 @pytest.mark.slow
+def test_a_client_that_reads_nothing_for_a_minute(hive, client):
+    """AT-NEW-17 to the letter: 60 s, 10 000 updates, 500 deletions; then it converges, or is closed with 1013."""
+    entities = [f"minute/{n:04}" for n in range(1500)]
+    with Feed(hive) as slow:
+        started = time.monotonic()
+        pad = "x" * 300
+        for first in range(0, 10_500, 500):
+            batch = [event(entities[n % 1500], n=n, pad=pad) for n in range(first, first + 500)]
+            assert client.post("/api/events/batch", json={"events": batch}).json()["failed"] == 0
+        gone = entities[:500]
+        assert client.post("/api/state/entities/delete", json={"entity_ids": gone}).json()["deleted"] == 500
+        time.sleep(max(started + 62 - time.monotonic(), 0))  # the row says a minute of the wall
+        publish(client, "minute/end", done=1)
+        mirror: dict[str, dict[str, object]] = {}
+        for frame in slow.until_property("done"):
+            if frame["type"] == "state_update":
+                mirror.setdefault(frame["entity_id"], {})[frame["property"]] = frame["value"]
+            elif frame["type"] == "entity_deleted":
+                mirror.pop(frame["entity_id"], None)
+        if slow.closed is None:
+            listed = client.get("/api/state/entities?prefix=minute/").json()
+            assert mirror == {found["id"]: found["properties"] for found in listed}
+        else:
+            assert slow.closed == 1013
+
+
+@pytest.mark.slow
 def test_a_client_that_never_reads_is_given_up_with_1013(hive, client):
     """WS-33: more than the feed can make up for; the others do not notice."""
     with Feed(hive) as never, Feed(hive) as other:

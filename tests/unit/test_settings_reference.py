@@ -98,8 +98,8 @@ GOOD_AND_BAD = {
     "name": (["fluxbee"], ["", "a b"]),
     "host": (["box.local", "::1"], ["a/b", ""]),
     "origin": (
-        ["*", "https://a:1", "http://a"],
-        ["a", "https://a/", "ftp://a", "https://[", "http://a:99999"],
+        ["https://a:1", "http://a"],
+        ["*", "a", "https://a/", "ftp://a", "https://[", "http://a:99999"],
     ),
     "http_url": (["http://a/b", "https://a"], ["ftp://a", "http://"]),
     "nats_url": (["nats://h:1"], ["http://h", "nats://"]),

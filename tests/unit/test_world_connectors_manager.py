@@ -11,13 +11,14 @@ import trio
 import trio.testing
 
 from appliance.testing.clock import FakeClock
-from appliance.wire.errors import Busy, Invalid, Unavailable, Unreachable
+from appliance.wire.errors import Busy, Invalid, NotFound, Unavailable, Unreachable
 from appliance.world import WorldEngine
 from appliance.world.connectors import (
     ConnectorOptions,
     Connectors,
     KeyRing,
     NewSource,
+    NewTap,
     OAuthClientOptions,
     Secrets,
 )
@@ -311,6 +312,49 @@ def test_the_box_tells_of_itself(place):
     place.run(use)
 
 
+TAP = NewTap(
+    tap_name="tap-x", namespace="n", entity_key_field="", config_json='{"a":"secret"}', poll_interval_secs=60
+)
+
+
+def test_named_taps_are_kept_counted_and_forgotten(place):
+    program = place.home / "tap-x"
+    program.write_text('#!/bin/sh\necho \'{"type":"RECORD","stream":"s","record":{"id":7}}\'\n')
+    program.chmod(0o755)
+    place.options = msgspec.structs.replace(place.options, taps={"tap-x": str(program)}, max_sources=1)
+    ids = []
+
+    async def add(connectors, engine):
+        ids.append(await connectors.add_tap(TAP))
+        await until(lambda: state(engine, "n/7") == {"id": 7})
+        await until(lambda: connectors.reports("default")[1].last_success)
+        with pytest.raises(Busy):
+            await connectors.add_tap(TAP)
+        counts = connectors.statistics()
+        assert (counts.sources, counts.tap_runs, counts.tap_records) == (1, 1, 1)
+
+    async def again(connectors, engine):
+        await until(lambda: connectors.statistics().tap_runs == 1)
+        connectors.sync_tap(ids[0])
+        await until(lambda: connectors.statistics().tap_runs == 2)
+        with pytest.raises(NotFound):
+            connectors.sync_tap("x")
+        assert await connectors.remove_tap(ids[0])
+        assert not await connectors.remove_tap(ids[0])
+        assert connectors.statistics().credentials == 0
+
+    async def switched_off(connectors, engine):
+        ids.append(await connectors.add_tap(TAP))
+        assert connectors.reports("default")[1].status == "stopped"
+        with pytest.raises(Unavailable):
+            connectors.sync_tap(ids[1])
+
+    place.run(add)
+    place.run(again)
+    place.options = msgspec.structs.replace(place.options, enabled=False)
+    place.run(switched_off)
+
+
 def test_stopped_connectors_take_no_changes(place):
     kept = []
 
@@ -323,6 +367,8 @@ def test_stopped_connectors_take_no_changes(place):
         for change in (
             kept[0].add_source(wanted()),
             kept[0].remove_source("x"),
+            kept[0].add_tap(TAP),
+            kept[0].remove_tap("x"),
             kept[0].store_token("default", "github", Secrets("a")),
             kept[0].drop_token("default", "github"),
         ):

@@ -83,3 +83,9 @@ def test_the_prefix_says_the_same_as_the_filters(prefix, namespace, one):
     both = one.startswith(prefix) and (namespace is None or one.startswith(f"{namespace}/"))
     joint = common_prefix(prefix, namespace)
     assert (joint is not None and one.startswith(joint)) == both
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_page_of_nothing_is_refused(view, limit):
+    with pytest.raises(ValueError, match="at least one"):
+        Listing(view, Overlay(), "").page(limit)
