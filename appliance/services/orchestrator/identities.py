@@ -17,7 +17,7 @@ from appliance.supervise.instance import pretty_json
 from appliance.supervise.names import NodeName
 from appliance.system.log import get_logger
 from appliance.wire import verbs
-from appliance.wire.errors import FluxbeeError, Invalid, Refused
+from appliance.wire.errors import FluxbeeError, Invalid, Refused, Unavailable
 from appliance.wire.identity import (
     PRIMARY_IDENTITY,
     GivenChannel,
@@ -132,26 +132,48 @@ class Identities:
         asked = text(request, "ilk_id")
         if asked is not None:
             return ilk_id(asked)
-        known = (await self._known()).get(name.full)
-        return known or new_ilk_id()
+        try:
+            known = await self._known()
+        except OSError as error:
+            raise Unavailable(
+                f"{self._house.paths.identity_map}: {error.strerror}; the node's own identity is not known",
+                code="IDENTITY_REGISTER_FAILED",
+            ) from error
+        return known.get(name.full) or new_ilk_id()
 
     # --- the map ---------------------------------------------------------------------------------------
 
     async def _known(self) -> dict[str, str]:
-        if self._map is None:
-            path = self._house.paths.identity_map
-            try:
-                data = await trio.to_thread.run_sync(path.read_bytes, limiter=self._house.files)
-                self._map = msgspec.json.decode(data, type=_Map).nodes
-            except FileNotFoundError:
-                self._map = {}
-            except (OSError, msgspec.DecodeError) as error:
-                log.warning("identity_map_unreadable", code="IDENTITY_MAP_UNREADABLE", error=str(error))
-                self._map = {}
-        return self._map
+        """The map, read once; who asks meanwhile waits, so that there is one.
+
+        Raises:
+            OSError: it is there and does not read now; written, it would lose what it holds.
+        """
+        async with self._writing:
+            if self._map is None:
+                self._map = await trio.to_thread.run_sync(self._read, limiter=self._house.files)
+            return self._map
+
+    def _read(self) -> dict[str, str]:
+        path = self._house.paths.identity_map
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=_Map).nodes
+        except FileNotFoundError:
+            return {}
+        except msgspec.DecodeError as error:
+            aside = path.with_suffix(".damaged")
+            log.warning(
+                "identity_map_unreadable", code="IDENTITY_MAP_UNREADABLE", error=str(error), kept=str(aside)
+            )
+            path.replace(aside)
+            return {}
 
     async def _remember(self, name: str, ilk: str) -> None:
-        known = await self._known()
+        try:
+            known = await self._known()
+        except OSError as error:
+            log.warning("identity_map_not_written", code="IDENTITY_MAP_NOT_WRITTEN", error=str(error))
+            return
         if known.get(name) == ilk:
             return
         known[name] = ilk
