@@ -7,7 +7,7 @@ import trio
 
 from appliance.store.journal import Journal
 from appliance.testing.clock import FakeClock
-from appliance.wire.errors import Damaged
+from appliance.wire.errors import Damaged, Unavailable
 from appliance.world.connectors import book as book_module
 from appliance.world.connectors.book import JOURNAL, ConnectorBook, Secrets
 from appliance.world.connectors.records import GenericSource
@@ -139,6 +139,27 @@ def test_the_journal_stays_short(opened, monkeypatch):
 
     opened(store)
     opened(look)
+
+
+def test_what_the_journal_does_not_take_is_not_in_force(opened, monkeypatch):
+    async def use(book):
+        async def full(records):
+            raise Unavailable("the disk is full")
+
+        await book.store("default", "github", Secrets("one"))
+        monkeypatch.setattr(book._journal, "append_many", full)
+        for change in (
+            book.store("default", "github", Secrets("two")),
+            book.remove("default", "github"),
+            book.add_source(source(), {"generic": "hush"}),
+        ):
+            with pytest.raises(Unavailable):
+                await change
+        assert book.secrets("default", "github") == Secrets("one")
+        assert not book.sources
+        assert list(book.credentials) == [("default", "github")]
+
+    opened(use)
 
 
 def test_what_does_not_decode_is_counted(opened, tmp_path):
