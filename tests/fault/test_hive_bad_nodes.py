@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import trio
 from appliance.testing.hive import HiveHarness
 from tests.compat.operator_box import SETTINGS, TENANT, Box
 from tests.fault.hive_load import Traffic
-from tests.fault.hive_nodes_kit import clear, living, main_processes
+from tests.fault.hive_nodes_kit import Operator, clear, living, main_processes
 from tests.orchestrator_kit import CRASH, ECHO, SLEEP, publish
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -33,6 +34,22 @@ setsid sh -c 'setsid sleep 3600 & setsid sh -c "sleep 3600 & sleep 3600" &'
 exec sleep 3600
 """
 FLOOD = "#!/bin/sh\nexec yes 'a line of some length that says nothing at all'\n"
+FORKS = 60
+STORM = f"""#!/bin/sh
+exec {sys.executable} -c '
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for number in range({FORKS}):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        time.sleep(3600)
+    time.sleep(0.005)
+time.sleep(3600)
+'
+"""
+"""Forks so many times and no more: the machine has others to serve."""
 HUNGRY = f"""#!/bin/sh
 exec {sys.executable} -c '
 held = []
@@ -47,6 +64,7 @@ SCRIPTS = {
     "wf.stubborn": STUBBORN,
     "wf.away": AWAY,
     "wf.flood": FLOOD,
+    "wf.storm": STORM,
     "wf.sleep": SLEEP,
 }
 
@@ -133,6 +151,40 @@ def test_who_does_not_want_to_end_ends_with_everybody_it_started(
     until("it has started all", lambda: len(living(hive).get(name, [])) >= wanted - 1)
     box.kill(name, force=False, purge_instance=True)
     assert name not in living(hive)
+
+
+@pytest.mark.parametrize("after", [5, FORKS])
+def test_a_storm_of_forks_is_over_when_the_node_is_killed(hive: HiveHarness, box: Box, after: int) -> None:
+    box.spawn("WF.storm", runtime="wf.storm")
+    until("it storms", lambda: len(living(hive).get("WF.storm", [])) >= after)
+    box.kill("WF.storm", force=after == 5, purge_instance=True)
+    assert "WF.storm" not in living(hive)
+
+
+def test_operators_who_want_different_things_of_one_node_leave_one_or_none(
+    hive: HiveHarness, box: Box
+) -> None:
+    operators = [Operator(hive, ["WF.shared"], seed=seed) for seed in range(5)]
+
+    async def main() -> None:
+        with trio.move_on_after(4):
+            async with trio.open_nursery() as nursery:
+                for operator in operators:
+                    nursery.start_soon(operator.run)
+                while True:
+                    assert main_processes(hive).get("WF.shared", 0) <= 1
+                    await trio.sleep(0.05)
+
+    trio.run(main)
+    answers = sum((operator.answers for operator in operators), start=Counter[str]())
+    assert not [code for code in answers if "ORCHESTRATOR_ERROR" in code or "FAILED" in code], answers
+    exists = box.config_path("WF.shared").exists()
+    status = box.call("GET", box.node("WF.shared", "/status"), code=200 if exists else 404)
+    pid = status["payload"]["node_status"]["process"]["pid"] if exists else None
+    assert living(hive).get("WF.shared", []) == ([pid] if pid else [])
+    box.kill("WF.shared", force=True, purge_instance=True)
+    assert "WF.shared" not in living(hive)
+    assert not box.config_path("WF.shared").parent.exists()
 
 
 def test_a_flood_of_output_is_bounded_and_messages_go_on(hive: HiveHarness, box: Box) -> None:
