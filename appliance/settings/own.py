@@ -242,8 +242,8 @@ class Http(Section, frozen=True, kw_only=True):
     origins: Annotated[
         tuple[str, ...],
         key(
-            "Web origins whose pages may write to the world without a token; every page may read it, and every"
-            " other page needs a token to write.",
+            "Web origins whose pages may write to the world without a token; every page may read it, and"
+            " every other page needs a token to write.",
             form="origin",
         ),
     ] = ()
@@ -398,8 +398,8 @@ class World(Section, frozen=True, kw_only=True):
     taps: Annotated[
         tuple[str, ...],
         key(
-            "Singer taps that named sources may run, as `name=/path/to/installed/program`; nothing else is run"
-            " and nothing is ever installed.",
+            "Singer taps that named sources may run, as `name=/path/to/installed/program`; nothing else is"
+            " run and nothing is ever installed.",
             form="tap",
         ),
     ] = ()

@@ -48,7 +48,7 @@ def test_a_source_is_checked():
 
 @pytest.mark.parametrize("name", ["tap-json", "", "/usr/bin/tap-csv", "tap-csv=/bin/sh", "x" * 10_000])
 def test_only_listed_taps(name):
-    with pytest.raises(Refused, match="world.taps") as caught:
+    with pytest.raises(Refused, match=r"world\.taps") as caught:
         checked_tap(wanted(tap_name=name), TAPS, 5)
     assert len(caught.value.message) < 200
 
@@ -112,5 +112,5 @@ def test_a_program_is_looked_at_before_each_run(tmp_path):
     refused(Refused, "by anybody")
     program.chmod(0o755)
     assert checked_program("tap", taps) == str(program)
-    with pytest.raises(Refused, match="world.taps any more"):
+    with pytest.raises(Refused, match=r"world\.taps any more"):
         checked_program("other", taps)
