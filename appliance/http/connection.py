@@ -16,11 +16,9 @@ import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import h11
 import trio
 from hypercorn.config import Config as ProtocolConfig
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState
@@ -33,54 +31,16 @@ from appliance.http.counters import Counters
 from appliance.http.errors import ClientGone, Fault
 from appliance.http.frames import FRAMES
 from appliance.http.inbox import Inbox
+from appliance.http.protocol import FaultResponse, Protocol
 from appliance.system.log import Repeated, get_logger
 
-__all__ = ["Connection", "FaultResponse", "plain_response"]
+__all__ = ["Connection", "plain_response"]
 
 _READ_BYTES = 64 * 1024
 _WRITE_BYTES = 64 * 1024
 _LINGER_BYTES = 16 * 1024 * 1024
 _log = get_logger("http")
 _failures = Repeated()
-
-FaultResponse = Callable[[Fault], tuple[list[tuple[bytes, bytes]], bytes]]
-"""Headers and body that report a fault (``Gate.fault_response``)."""
-
-
-class _Protocol(H11Protocol):
-    """HTTP/1.1 with JSON bodies for what is wrong below the application, and no way into HTTP/2."""
-
-    fault_response: FaultResponse
-    counters: Counters
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """An ``Upgrade: h2c`` is ignored, which RFC 9110 §7.8 allows; the request is answered in HTTP/1.1."""
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        """Start the request; WebSocket compression is declined.
-
-        Browsers and libraries offer it always, and it would cost a small box zlib for every frame, and memory
-        for whoever sends 64 KiB that unpack to 64 MiB.
-        """
-        kept = [(name, value) for name, value in request.headers if name != b"sec-websocket-extensions"]
-        if len(kept) != len(request.headers):
-            request = h11.Request(
-                method=request.method, target=request.target, headers=kept, http_version=request.http_version
-            )
-        await super()._create_stream(request)
-
-    async def _send_error_response(self, status_code: int) -> None:
-        self.counters.protocol_errors += 1
-        self.counters.responses[status_code // 100] += 1
-        message = "the request head is too long" if status_code == 431 else "this is not valid HTTP/1.1"
-        fault = Fault(
-            status=status_code, code="INVALID_REQUEST", message=message, remedy="Correct the client."
-        )
-        headers, body = self.fault_response(fault)
-        headers.append((b"connection", b"close"))
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
 
 
 class Connection:
@@ -126,7 +86,7 @@ class Connection:
         self._helpers: list[trio.CancelScope] = []
         self._nursery: trio.Nursery | None = None
         sock = stream.socket
-        self._protocol = _Protocol(
+        self._protocol = Protocol(
             app,  # type: ignore[arg-type]  # passed through to spawn_app, which is ours
             protocol_config,
             context,
