@@ -11,6 +11,7 @@ most once a second and only for somebody who writes. Nothing here stops other pr
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections.abc import Callable
@@ -171,10 +172,12 @@ class Reserve:
         self._now = now
         self._measured = measured
         self._space = Space(0, 0)
+        self._limited = False  # as long as nothing was seen
         self._look_at = -1.0
         self._resume_at = -1.0
         self._allowance = 0
         self._keeps = False
+        self._changed = trio.Event()
         self._makes = True
         self._refusal: str | None = None
         self._looks = self._changes = self._refused = self._released = self._made = self._failures = 0
@@ -197,17 +200,25 @@ class Reserve:
             self.look()
         return self.rule.read_only
 
+    @property
+    def _beyond(self) -> float:
+        """Room above the limit of ordinary writers, as last seen."""
+        return self._space.room_bytes - self.rule.stop_bytes if self._limited else math.inf
+
     def spend(self, size_bytes: int) -> None:
         """An ordinary writer has written about so much: the next look may come sooner."""
         self._allowance -= size_bytes
 
-    def check(self) -> None:
+    def check(self, owed_bytes: int = 0) -> None:
         """Let an ordinary writer pass.
+
+        Args:
+            owed_bytes: what it has accepted before and still has to write.
 
         Raises:
             Unavailable: ``DISK_FULL``.
         """
-        if self.is_full():
+        if self.is_full() or self._beyond < owed_bytes:
             self._refused += 1
             raise Unavailable(self.words, code=DISK_FULL, remedy=_REMEDY)
 
@@ -264,11 +275,12 @@ class Reserve:
             return
         if space is None:
             return
-        self._space = space
+        self._space, self._limited = space, True
         changed = self.rule.see(space)
         self._allowance = max(space.room_bytes - self.rule.stop_bytes, 0) // _SPEND_SHARE
         if changed:
             self._changes += 1
+            self._changed.set()
             self._tell()
 
     def _tell(self) -> None:
@@ -296,7 +308,9 @@ class Reserve:
             if self._makes and self.rule.makes(self._space):
                 await trio.to_thread.run_sync(self._make)
                 self.look()
-            await trio.sleep(_KEEP_FULL_S if self.rule.read_only else _KEEP_S)
+            self._changed = trio.Event()
+            with trio.move_on_after(_KEEP_FULL_S if self.rule.read_only else _KEEP_S):
+                await self._changed.wait()
 
     def _release(self) -> None:
         try:

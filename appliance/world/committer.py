@@ -37,7 +37,7 @@ MAX_FLYING_BYTES = 32 << 20
 _STALLED = "STORAGE_STALLED"
 _COUNT_PAGE = 2000
 _WRITTEN_TIMES = 2
-"""An event is written into the journal, and soon into the region."""
+"""An event is written into the journal, and soon into the region, whose pages are copied when they change."""
 
 
 class WorldCommitter:
@@ -101,7 +101,7 @@ class WorldCommitter:
         if essential:
             await self._reserve.make_way(self._journal)
         else:
-            self._reserve.check()
+            self._reserve.check(_WRITTEN_TIMES * self._state.overlay.size_bytes)
         await self._room()
         await self._count_quota(caller)
         self._check_open()
