@@ -109,6 +109,9 @@ class Reconciler:
                 plan = await self._plans.for_stored(name)
                 await house.supervisor.start(plan.launch)
             except FluxbeeError as error:
+                if again and error.code == "NODE_CONFIG_NOT_FOUND":
+                    del house.troubles[name]  # somebody took its directory away
+                    return
                 house.troubles[name] = error.message
                 if isinstance(error, _PASSING):
                     self._again.append(name)
