@@ -53,7 +53,8 @@ LOOK_S = 0.01
 
 SPAWNS = 24
 FLEET = 50
-SETTLE_S = 12.0
+SETTLE_S = 70.0
+"""Until the upkeep that follows the last spawn is over; it comes once a minute, and only after changes."""
 WATCH_S = 60.0
 """Longer than the keeper's and the planes' signs of life, which come every ten seconds."""
 
