@@ -123,6 +123,27 @@ def test_one_entity_with_its_history(page):
     expect(dialog).to_have_count(0)
 
 
+def test_a_click_survives_what_happens_meanwhile(page, client):
+    publish(client, event("storm/a", n=0))
+    name = page.get_by_role("button", name="storm/a", exact=True)
+    name.hover()
+    page.mouse.down()
+    for number in range(1, 6):
+        publish(client, event("storm/a", n=number))
+        publish(client, event(f"storm/b{number}", n=number))
+    expect(row(page, "storm/a")).to_contain_text("n 5")
+    expect(row(page, "storm/b5")).to_be_visible()
+    page.mouse.up()
+    expect(page.get_by_role("dialog").get_by_role("heading", name="storm/a")).to_be_visible()
+    page.keyboard.press("Escape")
+    name.focus()
+    publish(client, event("storm/0", n=1))
+    expect(row(page, "storm/0")).to_be_visible()
+    expect(name).to_be_focused()
+    client.post("/api/state/entities/delete", json={"prefix": "storm/"})
+    expect(row(page, "storm/")).to_have_count(0)
+
+
 def test_publishing(page, client):
     form = page.locator("#publish")
     form.get_by_label("Entity").fill('lab/a "quoted" one')

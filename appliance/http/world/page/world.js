@@ -86,22 +86,62 @@ function drawEntities() {
   const fits = [...entities].filter(([id, one]) => id.startsWith(group) &&
     (!wanted || id.toLowerCase().includes(wanted) || JSON.stringify(one.properties).toLowerCase().includes(wanted)));
   fits.sort(([a], [b]) => a < b ? -1 : 1);
-  const focused = document.activeElement?.dataset?.key;
-  const host = byId("entities");
-  fill(host, table([
-    ["Entity", ([id]) => h("button", {type: "button", class: "link", "data-key": id, onclick: () => details(id)}, id || "(empty id)"), "name"],
-    ["Properties", ([, one]) => h("div", {class: "properties"}, Object.entries(one.properties).slice(0, 12).map(
-      ([name, value]) => h("span", {}, h("b", {}, `${name} `), badge(name, value))))],
-    ["Updated", ([, one]) => new Date(one.at).toLocaleTimeString()],
-  ], fits.slice(0, SHOWN), entities.size ? "Nothing fits the filter." : "Nothing yet. Publish the first event below."),
-  fits.length > SHOWN ? h("p", {class: "faint"}, `${fits.length - SHOWN} more; filter to see them.`) : null);
-  const rows = host.querySelectorAll("tbody tr");
-  fits.slice(0, SHOWN).forEach(([id, one], index) => {
-    if (changed.has(id)) rows[index].classList.add("changed");
-    if (Date.now() - new Date(one.at) > STALE_MS) rows[index].classList.add("stale");
-  });
+  showRows(fits.slice(0, SHOWN), fits.length - SHOWN);
   changed.clear();
-  if (focused !== undefined) host.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+}
+
+// Rows stay the same elements while they are shown: a click or a focus must survive whatever happens meanwhile.
+const rows = new Map();
+const body = h("tbody");
+const notes = h("div");
+let shown = "";
+
+function rowOf(id) {
+  let row = rows.get(id);
+  if (!row) {
+    const properties = h("div", {class: "properties"});
+    const updated = h("td", {"data-label": "Updated"});
+    const name = h("button", {type: "button", class: "link", onclick: () => details(id)}, id || "(empty id)");
+    row = {properties, updated, of: null, tr: h("tr", {}, h("td", {class: "name", "data-label": "Entity"}, name),
+      h("td", {"data-label": "Properties"}, properties), updated)};
+    rows.set(id, row);
+  }
+  return row;
+}
+
+function showRows(fits, more) {
+  const host = byId("entities");
+  if (!body.isConnected) {
+    const heads = ["Entity", "Properties", "Updated"].map((title) => h("th", {scope: "col"}, title));
+    fill(host, h("div", {class: "scroll"}, h("table", {class: "stack"}, h("thead", {}, h("tr", {}, heads)), body)), notes);
+  }
+  for (const [id, one] of fits) {
+    const row = rowOf(id);
+    if (changed.has(id) || row.of !== one) {
+      row.of = one;
+      fill(row.properties, Object.entries(one.properties).slice(0, 12).map(
+        ([name, value]) => h("span", {}, h("b", {}, `${name} `), badge(name, value))));
+      fill(row.updated, new Date(one.at).toLocaleTimeString());
+      row.tr.classList.remove("changed");
+      if (changed.has(id)) requestAnimationFrame(() => row.tr.classList.add("changed"));
+    }
+    row.tr.classList.toggle("stale", Date.now() - new Date(one.at) > STALE_MS);
+  }
+  const key = JSON.stringify(fits.map(([id]) => id));
+  if (key !== shown) {
+    shown = key;
+    const kept = new Set(fits.map(([id]) => id));
+    for (const [id, row] of rows) if (!kept.has(id)) { row.tr.remove(); rows.delete(id); }
+    let place = body.firstElementChild;
+    for (const [id] of fits) {
+      const {tr} = rowOf(id);
+      if (tr === place) place = place.nextElementSibling;
+      else body.insertBefore(tr, place);
+    }
+  }
+  body.parentElement.hidden = !fits.length;
+  fill(notes, fits.length ? null : h("p", {class: "empty"}, entities.size ? "Nothing fits the filter." : "Nothing yet. Publish the first event below."),
+    more > 0 ? h("p", {class: "faint"}, `${more} more; filter to see them.`) : null);
 }
 
 function drawGroups(groups) {
