@@ -17,7 +17,7 @@ from appliance.services.runtime import run_service
 from appliance.store.region_admit import CONTROL
 from appliance.system import log as logs
 
-from .door import admin_application, admin_service
+from .door import admin_application, admin_service, module_store
 from .hive import Hive, Seams
 from .services import Figures, Service, orchestrator_of, services
 
@@ -33,22 +33,18 @@ async def control_plane(
     regions = _regions(hive, seams)
     orchestrator = orchestrator_of(hive, seams)
     offered = services(hive, regions, orchestrator, seams.reserve)
-    health = HealthService(
-        hive.hive_id,
-        hive.settings.role,
-        planes=seams.planes,
-        journals=lambda: [state for service in offered for state in service.journals()],
-        notices=lambda: [notice for service in offered for notice in service.notices()],
-        places=(hive.paths.lib, hive.paths.run, hive.settings.storage_dir),
-        reserve=seams.reserve,
-    )
+    health = _health(hive, seams, offered)
     admin = admin_service(hive, seams.reserve)
     own = (
         Service(name="SY.health", serve=health.serve),
         Service(name="SY.admin", serve=admin.serve, figures={"admin": admin.statistics}),
     )
-    figures = _figures(regions, (*offered, *own))
-    figures["reserve"] = seams.reserve.statistics
+    modules = module_store(hive, seams.reserve)
+    figures = {
+        **_figures(regions, (*offered, *own)),
+        "modules": modules.statistics,
+        "reserve": seams.reserve.statistics,
+    }
     application, streams = admin_application(
         hive,
         admin,
@@ -57,6 +53,7 @@ async def control_plane(
         dial=seams.dial("SY.admin.tap"),
         keeper=seams.keeper,
         figures=figures,
+        modules=modules,
     )
     async with AsyncExitStack() as stack:
         stack.enter_context(regions)
@@ -74,6 +71,18 @@ async def control_plane(
         await _start(nursery, hive, seams, (*offered, *own))  # SY.admin last: then its peers are there
         task_status.started()
         await trio.sleep_forever()
+
+
+def _health(hive: Hive, seams: Seams, offered: Sequence[Service]) -> HealthService:
+    return HealthService(
+        hive.hive_id,
+        hive.settings.role,
+        planes=seams.planes,
+        journals=lambda: [state for service in offered for state in service.journals()],
+        notices=lambda: [notice for service in offered for notice in service.notices()],
+        places=(hive.paths.lib, hive.paths.run, hive.settings.storage_dir),
+        reserve=seams.reserve,
+    )
 
 
 def _regions(hive: Hive, seams: Seams) -> ControlRegions:

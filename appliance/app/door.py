@@ -15,12 +15,15 @@ from appliance import __version__
 from appliance.http import Health, Page
 from appliance.http.admin import AdminApp, AdminParts
 from appliance.http.admin.metrics import render
+from appliance.http.admin.modules import ModuleDoor
 from appliance.keeper.trio_plane import TrioPlane
 from appliance.sdk import Dial
 from appliance.services.admin import AdminService, Direct, NodeLogs, Streams
 from appliance.services.health import HealthReport, HealthService
 from appliance.services.orchestrator import OrchestratorService
 from appliance.store.reserve import Reserve
+from appliance.supervise.modules import ModuleStore
+from appliance.supervise.tree import TreeLimits
 from appliance.system import log as logs
 from appliance.wire.errors import FluxbeeError
 from appliance.wire.names import full_name
@@ -28,7 +31,7 @@ from appliance.wire.names import full_name
 from .hive import Hive
 from .services import Figures
 
-__all__ = ["admin_application", "admin_service"]
+__all__ = ["admin_application", "admin_service", "module_store"]
 
 FIGURES_PATIENCE_S: Final = 0.7
 """Who is well answers in a millisecond; a scraper waits for the slowest."""
@@ -50,6 +53,13 @@ def admin_service(hive: Hive, reserve: Reserve) -> AdminService:
     )
 
 
+def module_store(hive: Hive, reserve: Reserve) -> ModuleStore:
+    """The modules below the storage path, as large as packages may be."""
+    packages = hive.settings.packages
+    limits = TreeLimits(max_bytes=packages.max_bytes, max_entries=packages.max_entries)
+    return ModuleStore(hive.settings.storage_dir / "modules", limits, check_room=reserve.check)
+
+
 def admin_application(
     hive: Hive,
     admin: AdminService,
@@ -59,6 +69,7 @@ def admin_application(
     dial: Dial,
     keeper: TrioPlane | None,
     figures: Mapping[str, Figures],
+    modules: ModuleStore,
 ) -> tuple[AdminApp, Streams]:
     """What the admin door serves, and its streams, whose :meth:`run` the control plane runs."""
 
@@ -78,6 +89,7 @@ def admin_application(
         metrics=_metrics(hive, admin, keeper, figures),
         streams=streams,
         page=Page(page) if (page / "index.html").is_file() else None,
+        modules=ModuleDoor(modules, hive.paths.spool),
     )
     return AdminApp(admin, parts), streams
 

@@ -5,11 +5,13 @@ One hive for all; rows that change something undo it or use names of their own.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import signal
 import socket
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -498,6 +500,66 @@ def test_what_is_no_zip_is_no_bundle(box, hive):
     (folder / "no.zip").write_bytes(b"PK\x03\x04 not really")
     body = {"source": {"kind": "bundle_upload", "blob_path": "no.zip"}}
     assert box.call("POST", "/admin/runtime-packages/publish", body, 400)["error_code"] == "INVALID_ZIP"
+
+
+# --- B.8: modules ----------------------------------------------------------------------------------------
+
+
+def tar_of(**files):
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return target.getvalue()
+
+
+def test_modules_come_and_go_as_tar(box, hive):
+    client = box.client
+    assert client.get("/modules").json() == {"status": "ok", "modules": []}
+    large = b"x" * 3_000_000  # more than is packed in memory
+    told = client.post("/modules/billing/1.0.1", content=tar_of(readme=b"hello", large=large))
+    assert told.json() == {"status": "ok", "name": "billing", "version": "1.0.1"}
+    again = client.post("/modules/billing/1.0.1", content=tar_of(readme=b"other"))
+    assert (again.status_code, again.json()) == (409, {"status": "error", "error_code": "MODULE_EXISTS"})
+    assert client.get("/modules/").json() == {"status": "ok", "modules": ["billing"]}
+    assert client.get("/modules/billing/").json()["versions"] == ["1.0.1"]
+    assert client.get("/modules/none").json() == {"status": "ok", "name": "none", "versions": []}
+    got = client.get("/modules/billing/1.0.1")
+    assert got.headers["content-type"] == "application/x-tar"
+    assert int(got.headers["content-length"]) == len(got.content)
+    with tarfile.open(fileobj=io.BytesIO(got.content)) as archive:
+        names = {member.name: archive.extractfile(member).read() for member in archive if member.isreg()}
+    assert names == {"readme": b"hello", "large": large}
+    (hive.paths.lib / "modules" / "billing" / "raw").write_bytes(b"just a file")
+    got = client.get("/modules/billing/raw")
+    assert (got.headers["content-type"], got.content) == ("application/octet-stream", b"just a file")
+    assert not list(hive.paths.spool.glob("*")) if hive.paths.spool.exists() else True
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/modules/billing/9", b"", 404, "NOT_FOUND"),
+        ("GET", "/modules/%2e%2e", b"", 400, "INVALID_REQUEST"),
+        ("GET", "/modules/%2e%2e/%2e%2e", b"", 400, "INVALID_REQUEST"),
+        ("GET", "/modules/..%2f../etc", b"", 400, "INVALID_REQUEST"),
+        ("POST", "/modules/a%20b/1", b"", 400, "INVALID_REQUEST"),
+        ("POST", "/modules/bad/1", b"", 400, "INVALID_ARCHIVE"),
+        ("POST", "/modules/bad/1", b"no tar" * 200, 400, "INVALID_ARCHIVE"),
+        ("POST", "/modules/bad/1", tar_of(**{"../out": b"x"}), 400, "INVALID_ARCHIVE"),
+    ],
+)
+def test_what_is_no_module_is_refused(hive, method, path, body, status, code):
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    answer = raw(hive, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert answer.startswith(f"HTTP/1.1 {status}".encode()), answer
+    told = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (told["status"], told["error_code"]) == ("error", code)
+    assert ("error_detail" in told) is (code != "NOT_FOUND")
+    assert not (hive.paths.lib / "modules" / "bad" / "1").exists()
+    assert not (hive.paths.lib / "out").exists()
 
 
 # --- health and metrics ----------------------------------------------------------------------------------

@@ -224,7 +224,6 @@ FAILURES = [
     ("POST", "/hives/motherbee/opa/policy/check", 501, "NOT_IMPLEMENTED"),
     ("GET", "/hives/motherbee/timer/now", 501, "NOT_IMPLEMENTED"),
     ("POST", "/wf-rules", 501, "NOT_IMPLEMENTED"),
-    ("GET", "/modules/billing", 501, "NOT_IMPLEMENTED"),
 ]
 
 
@@ -252,7 +251,6 @@ def test_a_body_too_large_is_413_in_the_envelope(hive):
 
 
 def test_documents_and_page(http):
-    assert http.get("/modules").json() == {"status": "ok", "modules": []}
     assert http.get("/openapi.json").json()["openapi"] == "3.1.0"
     for path in ("/docs", "/docs/docs.js", "/docs/docs.css"):
         response = http.get(path)

@@ -28,9 +28,12 @@ from appliance.wire.admin.outcome import (
 )
 from appliance.wire.errors import FluxbeeError
 
+from .body import read_body
 from .calls import call_of
 from .docs import DOCS
 from .endpoints import Match, find
+from .modules import PATIENCE_S as MODULE_PATIENCE_S
+from .modules import ModuleDoor
 from .openapi import document_bytes
 from .paths import query_of, segments
 from .replies import send_bytes, send_outcome
@@ -52,12 +55,14 @@ class AdminParts(msgspec.Struct, frozen=True, kw_only=True):
         metrics: makes the Prometheus text.
         streams: logs and tap as server-sent events.
         page: the admin page.
+        modules: the module store.
     """
 
     health: HealthSource
     metrics: Metrics | None = None
     streams: AdminStreams | None = None
     page: Page | None = None
+    modules: ModuleDoor | None = None
 
 
 class AdminApp:
@@ -77,7 +82,6 @@ class AdminApp:
             "/openapi.json": self._openapi,
             "/tap": self._tap,
             "/": self._index,
-            "/modules": self._modules,
             "/admin/executor/functions": self._functions,
         }
 
@@ -95,11 +99,14 @@ class AdminApp:
             if await self._file(scope, receive, send):
                 return
         parts = segments(scope.get("raw_path") or path.encode())
+        modules = self._parts.modules
+        if parts and modules is not None and modules.serves(method, parts):
+            extend_deadline(scope, MODULE_PATIENCE_S)
+            await modules.answer(method, parts, receive, send)
+            return
         match = find(method, parts) if parts else None
         if match is not None:
             await self._execute(match, scope, receive, send)
-        elif parts and parts[0] == "modules" and _is_module(method, parts):
-            await send_outcome(send, failure(None, "NOT_IMPLEMENTED", "this hive has no module store yet"))
         else:
             await not_found(scope, receive, send)
 
@@ -107,7 +114,7 @@ class AdminApp:
 
     async def _execute(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = match.endpoint
-        body = await _read(receive)
+        body = await read_body(receive)
         try:
             call = call_of(match, scope["query_string"], body)
             if call.action == "get_node_logs" and call.params.get("follow") not in (None, "0", "false"):
@@ -183,30 +190,8 @@ class AdminApp:
         await response(scope, receive, send)
         return True
 
-    async def _modules(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_bytes(send, 200, b'{"status":"ok","modules":[]}', b"application/json")
-
     async def _functions(self, scope: Scope, receive: Receive, send: Send) -> None:
         outcome = AdminOutcome(
             http_status=200, status="ok", action="list_executor_functions", payload={"functions": []}
         )
         await send_outcome(send, outcome)
-
-
-def _is_module(method: str, parts: tuple[str, ...]) -> bool:
-    """Whether it is one of the module paths that a later version serves."""
-    if len(parts) == 1:
-        return False
-    return (method == "GET" and len(parts) in (2, 3)) or (method == "POST" and len(parts) == 3)
-
-
-async def _read(receive: Receive) -> bytes:
-    """The whole body, for every method; the gate bounds it."""
-    message = await receive()
-    if not message.get("more_body", False):
-        return bytes(message.get("body", b""))
-    body = bytearray(message.get("body", b""))
-    while message.get("more_body", False):
-        message = await receive()
-        body += message.get("body", b"")
-    return bytes(body)

@@ -18,6 +18,7 @@ SOURCES: Final[Mapping[str, str]] = {
     "identity": "SY.identity",
     "journals": "a journal of the control plane",
     "keeper": "the keeper",
+    "modules": "the module store",
     "orchestrator": "SY.orchestrator",
     "packages": "the publication of packages",
     "regions": "the control plane's regions",

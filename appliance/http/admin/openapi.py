@@ -183,6 +183,36 @@ def _tap_path() -> Json:
     return made
 
 
+def _path_parameters(*names: str) -> list[Json]:
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _module_path() -> Json:
+    made = _own("Versions of a module.", _content({"type": "object"}), parameters=_path_parameters("name"))
+    return _refusing(made, "get", 400)
+
+
+def _module_version_path() -> Json:
+    media = {
+        kind: {"schema": {"type": "string", "format": "binary"}}
+        for kind in ("application/x-tar", "application/octet-stream")
+    }
+    parameters = _path_parameters("name", "version")
+    made = _own("A module, as tar or as the file that it is.", media, parameters=parameters)
+    given = _own("Store a module, once.", _content({"type": "object"}), parameters=parameters)["get"]
+    given["requestBody"] = {"required": True, "content": {"application/x-tar": media["application/x-tar"]}}
+    made["post"] = given
+    return _refusing(_refusing(made, "get", 400), "post", 400, 409, 413)
+
+
+def _refusing(made: Json, method: str, *statuses: int) -> Json:
+    for status in statuses:
+        refusal = {"description": _WORDS[status], "content": _content({"type": "object"})}
+        made[method]["responses"][str(status)] = refusal
+    made[method]["responses"]["404"]["content"] = _content({"type": "object"})
+    return made
+
+
 _TEXT: Final[Json] = {"schema": {"type": "string"}}
 _OWN_PATHS: Final[Json] = {
     "/health": _health_path(),
@@ -191,5 +221,7 @@ _OWN_PATHS: Final[Json] = {
     "/docs": _own("This document, to read.", {"text/html": _TEXT}),
     "/tap": _tap_path(),
     "/modules": _own("Names of stored modules.", _content({"type": "object"})),
+    "/modules/{name}": _module_path(),
+    "/modules/{name}/{version}": _module_version_path(),
     "/admin/executor/functions": _own("Functions of the plan executor: none.", _content({"type": "object"})),
 }
