@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from appliance.testing.hive import HiveHarness
 
@@ -142,6 +143,25 @@ def test_a_click_survives_what_happens_meanwhile(page, client):
     expect(name).to_be_focused()
     client.post("/api/state/entities/delete", json={"prefix": "storm/"})
     expect(row(page, "storm/")).to_have_count(0)
+
+
+def test_what_changes_while_the_list_is_on_its_way(hive, client):
+    publish(client, event("race/a", n=1))
+    publish(client, event("race/b", n=1))
+    with opened("about:blank") as page:
+
+        def late(route: Route) -> None:
+            old = route.fetch()
+            publish(client, event("race/a", n=2))
+            client.delete("/api/state/entities/race%2Fb")
+            time.sleep(0.3)  # the feed overtakes the list
+            route.fulfill(response=old)
+
+        page.route("**/api/state/entities", late)
+        page.goto(hive.world_url)
+        expect(row(page, "race/a")).to_contain_text("n 2")
+        expect(row(page, "race/b")).to_have_count(0)
+    client.delete("/api/state/entities/race%2Fa")
 
 
 def test_publishing(page, client):

@@ -26,18 +26,30 @@ const groupOf = (id) => {
 const textOf = (value) => typeof value === "string" ? value : JSON.stringify(value);
 const shortOf = (value) => { const text = textOf(value); return text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text; };
 
+// What happens while the list is on its way is kept and applied to it: the list may be older.
+let held = null;
+
 async function load() {
+  const mine = held = [];
   try {
     const list = await call("GET", "/api/state/entities");
+    if (held !== mine) return;  // a newer connection loads
     entities.clear();
     for (const one of list) entities.set(one.id, {properties: one.properties, at: one.lastUpdated});
   } catch (error) {
     toast(error.message, true);
   }
+  if (held !== mine) return;
+  held = null;
+  mine.forEach(take);
   draw();
 }
 
 function take(frame) {
+  if (held && frame.type !== "metrics_update") {
+    held.push(frame);
+    return;
+  }
   if (frame.type === "state_update") {
     const one = entities.get(frame.entity_id) ?? {properties: {}, at: frame.timestamp};
     one.properties[frame.property] = frame.value;
