@@ -260,6 +260,18 @@ class Reserve:
                 with suppress(FluxbeeError):  # it stays failed, and says so to whoever writes
                     await journal.resume()
 
+    async def fits(self, size_bytes: int, *journals: FailingJournal) -> bool:
+        """Whether something large that ends in more room (a base image) should be written now.
+
+        On a full disk only what surely fits, the reserve included: a failed attempt wears flash for nothing.
+        """
+        if not self.rule.read_only:
+            return True
+        self.look()
+        if self.rule.read_only and size_bytes < self._space.room_bytes:
+            await self.make_way(*journals)
+        return not self.rule.read_only or size_bytes < self._space.free_bytes
+
     # -- looking -----------------------------------------------------------------------------------------
 
     def look(self) -> None:

@@ -243,7 +243,7 @@ class Keeping:
             await trio.sleep(_UPKEEP_S)
             self.committer.drain()  # what a stalled disk has confirmed after its publisher gave up
             self.view.env.upkeep()
-            if self._image_due():
+            if self._image_due() and await self._reserve.fits(self._image_bytes(), self.journal):
                 try:
                     await self.compact()
                 except FluxbeeError as error:
@@ -252,10 +252,15 @@ class Keeping:
     def _image_due(self) -> bool:
         figures, base = self.journal.statistics(), self.journal.base
         since = figures.bytes_since_base
-        enough = max(self.options.retention_bytes, base.size if base is not None else 0)
+        full = self._reserve.read_only  # then whole segments, which are all that an image can free
+        keep = self.options.segment_bytes if full else self.options.retention_bytes
+        enough = max(keep, base.size if base is not None else 0)
         aged = abs(self.clock.wall_ms() - self._imaged_ms) > self.options.retention_s * 1000
         newer = base is None or figures.durable_seq > base.upto_seq
         return newer and (since >= enough or aged)
+
+    def _image_bytes(self) -> int:
+        return self.view.env.statistics().used_bytes  # the rows lie tighter in an image than in pages
 
     async def _cut(self) -> tuple[ReadTxn, ImageHead]:
         """A view of the region that shows exactly the events up to ``head.seq``.

@@ -325,3 +325,16 @@ def test_the_shared_one_of_tools_does_nothing(tmp_path: Path) -> None:
     assert NO_RESERVE.reasons() == ()
     assert NO_RESERVE.facts() == {}
     assert NO_RESERVE.statistics().looks == 0
+
+
+def test_on_a_full_disk_only_what_fits_is_attempted(box: Box) -> None:
+    box.hold()
+    assert trio.run(box.reserve.fits, 1 << 40)  # nobody has seen that it is full
+    box.leave(MIB)
+    assert box.reserve.is_full()
+    assert not trio.run(box.reserve.fits, 10 * MIB)
+    assert box.file.exists()  # nothing is released for what does not fit
+    assert trio.run(box.reserve.fits, 8 * MIB)
+    assert not box.file.exists()
+    box.leave(20 * MIB)
+    assert trio.run(box.reserve.fits, 1 << 40)
