@@ -203,3 +203,71 @@ def test_turns_and_gaps_account_for_every_number(steps):
     statistics = log.statistics()
     assert statistics.recorded == len(journal.turns)
     assert statistics.over_budget + statistics.refused == total - statistics.recorded
+
+
+class Disk:
+    def __init__(self):
+        self.full = False
+        self.looks = 0
+
+    def is_full(self):
+        self.looks += 1
+        return self.full
+
+
+def reasons(journal):
+    values = [msgspec.json.decode(record) for record in journal.records if record.startswith(b'{"gap"')]
+    return [value["gap"]["reasons"] for value in values]
+
+
+def test_a_full_disk_leaves_turns_out_and_the_gap_says_so(journal):
+    disk = Disk()
+    log = TurnLog(journal, TurnBudget(), 100.0, is_full=disk.is_full)
+    assert log.appetite(100.0) == (True, True)
+    log.record(framed(b"one"), 1, 0)
+    disk.full = True
+    assert log.appetite(100.9) == (True, True)  # it looks once a second
+    assert log.appetite(101.0) == (False, False)
+    for now in (101.0, 105.0, 300.0):
+        log.appetite(now)
+        log.record(b"", 0, 2)
+        log.tend(now)
+    assert journal.gaps == []  # it would be one more record every second
+    disk.full = False
+    log.tend(301.0)
+    assert journal.gaps == [(2, 7, 6)]
+    assert reasons(journal) == [["disk_full"]]
+    log.appetite(302.0)
+    log.record(framed(b"two"), 1, 0)
+    assert journal.turns == [b"one", b"two"]
+    figures = log.statistics()
+    assert (figures.disk_full, figures.over_budget, figures.refused, figures.recorded) == (6, 0, 0, 2)
+
+
+def test_a_gap_names_all_its_reasons_and_the_next_one_its_own(journal):
+    disk = Disk()
+    log = TurnLog(journal, TurnBudget(), 100.0, is_full=disk.is_full)
+    log.appetite(100.0)
+    journal.refuses = Unavailable("no")
+    log.record(framed(b"one"), 1, 3)
+    disk.full = True
+    log.appetite(102.0)
+    log.record(b"", 0, 1)
+    journal.refuses, disk.full = None, False
+    log.tend(104.0)
+    log.appetite(106.0)
+    log.record(b"", 0, 1)
+    log.tend(107.0)
+    assert journal.gaps == [(1, 5, 5), (6, 6, 1)]
+    assert reasons(journal) == [["budget", "disk_full", "refused"], ["budget"]]
+
+
+def test_the_disk_is_looked_at_once_a_second_and_not_at_all_without_turns(journal):
+    disk = Disk()
+    log = TurnLog(journal, TurnBudget(), 100.0, is_full=disk.is_full)
+    for tick in range(100):
+        log.appetite(100.0 + tick / 100)
+    assert disk.looks == 1
+    for now in (200.0, 300.0):
+        log.tend(now)
+    assert disk.looks == 1
