@@ -230,6 +230,25 @@ def test_a_token_for_a_connector(page, client):
     expect(section.get_by_role("button", name="Connect gmail")).to_be_visible()
 
 
+def test_a_login_goes_to_the_provider(web):
+    web.on("/authorize", {"who": "are you"})
+    client = {"client_id": "client", "client_secret": "hush", "authorize_url": f"{web.base}/authorize"}
+    with (
+        world_hive(oauth={"github": client}) as hive,
+        opened(hive.world_url, expected=("500",)) as page,
+    ):
+        page.get_by_role("button", name="Connect github").click()
+        page.get_by_role("button", name="Log in instead").click()
+        with page.context.expect_page() as other:
+            page.get_by_role("link", name="Continue at github").click()
+        other.value.wait_for_url(f"{web.base}/authorize?client_id=client*code_challenge*")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        page.get_by_role("button", name="Connect gmail").click()
+        page.get_by_role("button", name="Log in instead").click()
+        expect(page.get_by_text("OAuth not configured for connector 'gmail'")).to_be_visible()
+        picture(page, "world-token")
+
+
 def test_limits_need_the_admin_token(hive):
     with opened(hive.world_url, expected=("401",)) as page:
         field = page.get_by_label("Events per namespace and minute")

@@ -53,11 +53,22 @@ function tokenDialog(name, path, again) {
   dialog(`Connect ${name}`, (form, close) => {
     const input = h("input", {type: "password", required: true, autocomplete: "off", autofocus: true});
     form.append(h("p", {}, "A personal access token. It is stored encrypted on this box and never shown again."), field("Token", input),
-      h("p", {class: "actions"}, h("button", {type: "button", onclick: close}, "Cancel"), h("button", {type: "submit", class: "primary"}, "Connect")));
+      h("p", {class: "actions"}, login(name, close, again), h("button", {type: "button", onclick: close}, "Cancel"),
+        h("button", {type: "submit", class: "primary"}, "Connect")));
     form.addEventListener("submit", async (event) => {
       if (await act(event.submitter, () => call("POST", path, {token: input.value.trim()}), "connected")) { close(); again(); }
     });
   });
+}
+
+// A login happens in a window of its own; its link works once. The list shows the result when this page is looked at again.
+function login(name, close, again) {
+  return h("button", {type: "button", class: "quiet", onclick: async (event) => {
+    const link = await act(event.target, () => call("POST", `/api/connectors/${encodeURIComponent(name)}/oauth/link`));
+    if (!link) return;
+    window.addEventListener("focus", again, {once: true});
+    event.target.replaceWith(h("a", {href: link.url, target: "_blank", rel: "noopener", onclick: close}, `Continue at ${name}`));
+  }}, "Log in instead");
 }
 
 function addDialog(again) {
