@@ -64,8 +64,14 @@ export function when(value) {
 
 /** Say something for a moment; errors stay longer. */
 export function toast(text, bad = false) {
+  const host = document.getElementById("toasts");
+  if (host.showPopover) {  // shown anew it is above every dialog
+    host.popover = "manual";
+    if (host.matches(":popover-open")) host.hidePopover();
+    host.showPopover();
+  }
   const one = h("div", {class: bad ? "toast bad" : "toast"}, text);
-  document.getElementById("toasts").append(one);
+  host.append(one);
   setTimeout(() => one.remove(), bad ? 9000 : 3500);
 }
 
