@@ -104,6 +104,7 @@ class Administration:
         if self._engine.namespace(name) is None:
             raise NotFound(_NO_NAMESPACE)
         if query.get("entities") == "delete":
+            await self._engine.rotate_namespace(name)  # nobody fills it again while it is being emptied
             while page := self._engine.listing(namespace=name).page(_PAGE):
                 await self._engine.delete_many(INTERNAL, entity_ids=[entity_id(text) for text in page])
         await self._engine.delete_namespace(name)
