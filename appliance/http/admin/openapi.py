@@ -200,7 +200,11 @@ def _module_version_path() -> Json:
     parameters = _path_parameters("name", "version")
     made = _own("A module, as tar or as the file that it is.", media, parameters=parameters)
     given = _own("Store a module, once.", _content({"type": "object"}), parameters=parameters)["get"]
-    given["requestBody"] = {"required": True, "content": {"application/x-tar": media["application/x-tar"]}}
+    given["requestBody"] = {
+        "description": "An uncompressed tar, whatever the content type says.",
+        "required": True,
+        "content": {"application/octet-stream": media["application/octet-stream"]},
+    }
     made["post"] = given
     return _refusing(_refusing(made, "get", 400), "post", 400, 409, 413)
 
