@@ -25,6 +25,7 @@ from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Connec
 from hypercorn.typing import Scope as ProtocolScope
 from hypercorn.utils import parse_socket_addr
 from starlette.types import ASGIApp, Message
+from wsproto.connection import ConnectionState as WSState
 
 from appliance.http.config import DoorConfig
 from appliance.http.counters import Counters
@@ -254,8 +255,9 @@ class Connection:
                 self._patience.deadline = trio.current_time() + self._config.header_timeout_s
             await self._protocol.handle(RawData(bytes(data)))
             stream = self._protocol.stream
-            if isinstance(stream, WSStream) and stream.closed:
-                # hypercorn answers a broken handshake and then waits for the client to leave.
+            if isinstance(stream, WSStream) and (stream.closed or _said_goodbye(stream)):
+                # hypercorn answers a broken handshake, or a message that is too long, and then waits for the
+                # client to leave; meanwhile the application would send on, behind the close frame.
                 self._begin_closing()
             if not data:
                 return
@@ -337,6 +339,12 @@ class Connection:
             await stream.app_send({"type": "websocket.close", "code": 1001, "reason": "the door closes"})
         self._begin_closing()
         await self._protocol.handle(Closed())
+
+
+def _said_goodbye(stream: WSStream) -> bool:
+    """Whether the protocol sent a close frame; before the handshake it has no connection."""
+    connection = getattr(stream, "connection", None)
+    return connection is not None and connection.state is WSState.LOCAL_CLOSING
 
 
 def plain_response(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
