@@ -334,6 +334,18 @@ def test_a_kill_of_nobody_tells_its_signal(box, body, signal, force):
     assert "instance_purged" not in payload
 
 
+def test_a_kill_may_name_the_unit_alone(box):
+    box.spawn("AI.greeter.u", tenant_id=TENANT)
+    unit = "fluxbee-node-AI.greeter.u-motherbee"
+    answer = box.call(
+        "DELETE", "/hives/motherbee/nodes/AI.other", {"node_name": "", "unit": unit, "force": True}
+    )
+    assert (answer["payload"]["status"], answer["payload"]["unit"]) == ("ok", unit)
+    box.kill("AI.greeter.u", purge_instance=True)
+    missing = box.call("DELETE", "/hives/motherbee/nodes/AI.other", {"node_name": ""}, 400)
+    assert "missing unit or node_name" in missing["error_detail"]
+
+
 @pytest.mark.parametrize("path", ["", "/instance"])
 @pytest.mark.parametrize("name", ["SY.admin", "RT.gateway"])
 def test_the_appliance_itself_cannot_be_killed(box, name, path):

@@ -35,7 +35,8 @@ def node_change(planner: Planner, asked: Asked) -> Plan:
         unit, hive = asked.optional_text("unit"), asked.target()
         if unit is None:
             raise Invalid("missing unit or node_name", field="node_name")
-        return planner.admin(asked, asked.without("target"), target=hive, turn=f"unit:{unit}@{hive}")
+        payload = asked.without("target", "node_name")
+        return planner.admin(asked, payload, target=hive, turn=f"unit:{unit}@{hive}")
     name, hive = asked.node()
     payload = {**asked.without("target"), "node_name": name}
     return planner.admin(asked, payload, target=hive, turn=f"node:{name}")
