@@ -35,6 +35,9 @@ MAX_THREADS: Final = 1_000_000
 _MAX_MISSING: Final = 4096
 """Reservations that the region did not take and that are held here; beyond it all threads are lifted."""
 
+_PLAUSIBLE: Final = 1 << 40
+"""How far above the durable ceiling a number in shared memory is believed: a month at full speed."""
+
 _REGION: Final = "thread"
 _BOUND = struct.Struct(">c16sQ")
 _NUMBER = struct.Struct(">cQ")
@@ -144,7 +147,7 @@ class ThreadLedger:
             # Not the journal that this region was a view of: its rows count, but cannot be kept up.
             self._damaged = rebuilding = True
             self._empty_region()
-        if min(self._recall(), self._ceiling) > max(self._top, self._floor):
+        if self._recalled > max(self._top, self._floor):
             self._damaged = True  # neither journal nor region took the last reservations
         self._complete(last, rebuilding)
 
@@ -203,6 +206,12 @@ class ThreadLedger:
             self._damaged, self._lost = False, 0
         return None
 
+    @property
+    def _recalled(self) -> int:
+        """What shared memory tells; on a disk that refuses, processes go above the ceiling. Not garbage."""
+        recalled = self._recall()
+        return recalled if recalled <= self._ceiling + _PLAUSIBLE else self._ceiling
+
     async def begin(self) -> None:
         """Note this start; after a power cut or damage lift every thread above the ceiling.
 
@@ -210,7 +219,8 @@ class ThreadLedger:
         """
         if self._damaged or (not self._stopped and self._last_boot != self._boot):
             # A record that was lost can have moved the highest number by no more than a new ceiling does.
-            self._floor = max(self._ceiling, self._top, self._floor) + self._lost * 2 * CEILING_STEP
+            highest = max(self._ceiling, self._top, self._floor, self._recalled)
+            self._floor = highest + self._lost * 2 * CEILING_STEP
             self._debts += 1
         try:
             await self._write_notes(CEILING_STEP)

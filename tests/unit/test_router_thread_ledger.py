@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import shutil
 from collections import Counter
 
 import msgspec
@@ -318,6 +319,23 @@ async def test_what_neither_journal_nor_region_took_is_remembered_beyond_the_pro
         accept(run.environment)
     async with box.running() as run:
         assert run.take("t")[0] > lost[-1]
+
+
+@on_trio
+async def test_processes_that_only_shared_memory_knows_of_do_not_repeat_each_other(box):
+    """Killed again and again on a disk that takes nothing, each time with a region that is lost."""
+    async with box.running(stop=False) as run:
+        seen = run.take("t", 3)
+        run.crash()
+        shutil.rmtree(box.tmpfs / "next")
+    refusing = {"sticky": True, "fail_at": 0, "only": frozenset({"create", "open_write", "pwrite", "sync"})}
+    for _ in range(3):
+        async with box.running(fault=refusing, stop=False) as run:
+            numbers = run.take("t", 3)
+            assert numbers[0] > seen[-1]
+            seen += numbers
+            run.crash()
+            shutil.rmtree(box.tmpfs / "next")
 
 
 @on_trio
