@@ -220,7 +220,7 @@ def dropped(box: Box) -> float:
 
 def drops(box: Box) -> dict[str, float]:
     """What the router did not deliver to somebody who was there."""
-    found = figures(box, r"fluxbee_router_.*(congest|stall|overflow)")
+    found = figures(box, r"(?i)fluxbee_router_.*congest")
     return {key: value for key, value in found.items() if value}
 
 
