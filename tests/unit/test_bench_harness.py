@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.bench import harness, idle, router
 from tests.bench.__main__ import expand, main, measure, names
-from tests.bench.clients import frames, procs
+from tests.bench.clients import frames, procs, web
 from tests.bench.clients.counting import FrameCounter, MessageCounter, NatsCounter
 from tests.bench.clients.fleet import ROOT, ClientFailed, Fleet
 from tests.bench.clients.hive import write_configuration
@@ -122,6 +124,16 @@ def test_pinning_ends_with_its_block() -> None:
         assert os.sched_getaffinity(0) == before
     if len(before) > 1:
         assert chosen.program != chosen.clients
+
+
+def test_compiled_modules_are_kept_within_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    with harness.compiled(tmp_path):
+        assert os.environ["PYTHONPYCACHEPREFIX"] == str(tmp_path)
+        assert "PYTHONDONTWRITEBYTECODE" not in os.environ
+    assert os.environ["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert "PYTHONPYCACHEPREFIX" not in os.environ
 
 
 def test_the_machine_is_described() -> None:
@@ -429,6 +441,57 @@ def test_a_process_tree_is_followed_to_its_leaves() -> None:
     assert all(count > 0 for count in used.cpu_ns.values())
 
 
+@pytest.mark.process
+def test_a_process_stays_on_its_cpu() -> None:
+    cpu = min(os.sched_getaffinity(0))
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:
+        procs.pin(process.pid, cpu)
+        assert os.sched_getaffinity(process.pid) == {cpu}
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+
+
+# HTTP.
+
+
+@pytest.mark.parametrize("cut", [1, 7, 4096])
+def test_an_answer_is_read_whole_however_it_comes(cut: int) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\nX-A: b\r\n\r\n" + b"x" * 5000
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+
+        def answered() -> bytes:
+            asked = theirs.recv(4096)
+            for at in range(0, len(answer), cut):
+                theirs.sendall(answer[at : at + cut])
+            return asked
+
+        serving = pool.submit(answered)
+        client = web.WebClient()
+        client.sock = ours
+        got = client.do({"do": "get", "path": "/a", "count": 1})
+        assert serving.result(5).startswith(b"GET /a HTTP/1.1\r\n")
+    assert (got["count"], got["body_bytes"]) == (1, 5000)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-",
+    ],
+)
+def test_what_is_no_whole_good_answer_is_an_error(answer: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        client = web.WebClient()
+        client.sock = ours
+        assert "ValueError" in str(client.do({"do": "get", "path": "/", "count": 1})["error"])
+
+
 def test_growth_is_counted_by_thread() -> None:
     assert procs.growth({1: 10, 2: 5}, {1: 14, 3: 2}) == 6
     assert procs.growth({1: 10}, {}) == 0
@@ -440,7 +503,7 @@ def test_growth_is_counted_by_thread() -> None:
 def test_every_benchmark_has_a_name_and_parts_are_spelled_out() -> None:
     known = names()
     assert "router.throughput" in known
-    assert "idle.apart" in known
+    assert {"idle.apart", "admin.spawn", "admin.load"} <= set(known)
     assert not {"harness", "clients", "__main__"} & {name.partition(".")[0] for name in known}
 
 
