@@ -57,17 +57,22 @@ class _Lines:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rest = b""
+        self._rest = bytearray()
         self.count = 0
         self.ready: list[tuple[int, bytes]] = []
         self.ready_bytes = 0
 
     def feed(self, chunk: bytes, *, last: bool) -> None:
-        parts = (self._rest + chunk).split(b"\n")
-        self._rest = parts.pop()
+        # Only what is new is looked at: a long line in tiny chunks must not cost its length for each of them.
+        parts = chunk.split(b"\n")
+        tail = parts.pop()
+        if parts:
+            parts[0] = bytes(self._rest) + parts[0]
+            self._rest.clear()
+        self._rest += tail
         if last and self._rest:
-            parts.append(self._rest)
-            self._rest = b""
+            parts.append(bytes(self._rest))
+            self._rest.clear()
         for part in parts:
             self.count += 1
             if text := part.strip():
@@ -80,6 +85,11 @@ class _Lines:
         taken, self.ready = self.ready[:_FLUSH_EVENTS], self.ready[_FLUSH_EVENTS:]
         self.ready_bytes = sum(len(text) for _, text in self.ready)
         return taken
+
+    @property
+    def begun(self) -> bool:
+        """Whether a line has begun whose end is not there yet."""
+        return bool(self._rest)
 
     @property
     def full(self) -> bool:
@@ -109,13 +119,25 @@ async def _answer(call: Call, ack: _Ack) -> None:
 
 
 async def _read(call: Call, lines: _Lines) -> bool:
-    """Take what is there; returns whether more may come. Waits long only while nothing is pending."""
+    """Take what is there; returns whether more may come. Waits long only while nothing is pending.
+
+    Raises:
+        Invalid: a line is too long, or its end does not come.
+    """
+    line_by = trio.current_time() + _PATIENCE_S
     while not lines.full:
         message = None
-        with trio.move_on_after(_LINGER_S if lines.ready else _IDLE_S):
+        wait_by = line_by if lines.begun else trio.current_time() + _IDLE_S
+        if lines.ready:
+            wait_by = trio.current_time() + _LINGER_S
+        with trio.move_on_at(wait_by):
             message = await call.receive()
         if message is None:
+            if lines.begun and not lines.ready:
+                raise Invalid(f"line {lines.count + 1} did not end within {_PATIENCE_S:g} s")
             return bool(lines.ready)
+        if not lines.begun:
+            line_by = trio.current_time() + _PATIENCE_S
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         more = bool(message.get("more_body", False))
