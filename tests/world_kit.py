@@ -41,6 +41,8 @@ class Model:
         self.entities: dict[str, dict[str, object]] = {}
         self.changed: dict[str, int] = {}
         self.past: dict[str, list[int]] = {}
+        self.gone: set[int] = set()
+        """Events after which their entity did not exist."""
 
     def apply(self, seq: int, payload: object) -> None:
         """Event number ``seq``."""
@@ -48,13 +50,13 @@ class Model:
             return
         one, properties = payload["entity_id"], payload.get("properties")
         self.past.setdefault(one, []).append(seq)
-        if not isinstance(properties, dict) or not properties:
-            return
-        if properties.get("__deleted__") is True:
+        if isinstance(properties, dict) and properties.get("__deleted__") is True:
             self.entities.pop(one, None)
-            return
-        self.entities.setdefault(one, {}).update(properties)
-        self.changed[one] = seq
+        elif isinstance(properties, dict) and properties:
+            self.entities.setdefault(one, {}).update(properties)
+            self.changed[one] = seq
+        if one not in self.entities:
+            self.gone.add(seq)
 
 
 def read_journal(directory: Path, from_seq: int = 1) -> dict[int, dict[str, Any]]:
