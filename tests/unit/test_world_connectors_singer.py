@@ -146,6 +146,7 @@ def test_words_between_messages_are_noise():
         b'{"type":"RECORD","stream":"s","record":{"id":"a\\nb"}}',
         b'{"type":"RECORD","stream":"s","record":{"id":"' + b"x" * 3000 + b'"}}',
         b'{"type":"RECORD","stream":"s","record":{"id":"\xff"}}',
+        b'{"type":"RECORD","stream":"s","record":{"id":"1","text":"\\ud800"}}',
         b'{"type":"RECORD","stream":"s","record":' + b'{"id":' * 200 + b"1" + b"}" * 201,
         b'{"type":"STATE","value":"' + b"x" * (LONGEST_LINE - 100) + b'"' + b"[" * 99,
     ],

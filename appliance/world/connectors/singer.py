@@ -175,6 +175,8 @@ def _parsed(text: bytes) -> _Message:
         text.decode()  # raw values are passed over unread
         if depth_exceeds(text, MAX_DEPTH):
             raise Invalid("a message is nested too deeply", field="message")
+        if b"\\u" in text:  # half a pair of surrogates would spoil the whole batch
+            _any.decode(text)
         return _message.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"a message cannot be read: {str(error)[:120]}", field="message") from None
