@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -18,6 +19,7 @@ from appliance.http.world.sources import SourcesDesk
 from appliance.services.runtime import run_service
 from appliance.services.world import WorldService
 from appliance.settings import Settings
+from appliance.store.files import STORAGE_FAILED, STORAGE_FULL, STORAGE_READ_ONLY
 from appliance.store.reserve import Reserve
 from appliance.system import log as logs
 from appliance.wire.errors import Damaged, Unavailable
@@ -37,9 +39,58 @@ __all__ = ["connector_options", "world_options", "world_plane"]
 log = logs.get_logger("app")
 
 
+_RETRY_S: Final = 5.0
+_PASSING: Final = frozenset({STORAGE_FULL, STORAGE_READ_ONLY, STORAGE_FAILED})
+
+
+class _StartedOnce:
+    """Says that something is started, the first time."""
+
+    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
+        self._status: trio.TaskStatus[None] | None = task_status
+
+    def started(self, value: None = None) -> None:
+        """Say it."""
+        status, self._status = self._status, None
+        if status is not None:
+            status.started()
+
+
 async def world_plane(
     hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
+    """Run the world until cancelled; one that its medium does not let open waits, and nobody waits for it.
+
+    The region of the world cannot be opened on a medium that takes no writes. In one process with the router
+    the plane must not fall for that (``design.md §5``, full or failing disk).
+    """
+    started = _StartedOnce(task_status)
+    told = ""
+    while True:
+        why: str | None = None
+        try:
+            await _world(hive, seams, task_status=started)
+        except (Unavailable, BaseExceptionGroup) as error:
+            why = _waits_for(error)
+            if why is None:
+                raise
+        if why is not None and why != told:
+            told = why
+            log.error("world_waits", code="WORLD_WAITS", error=why)
+        started.started()
+        await trio.sleep(_RETRY_S)
+
+
+def _waits_for(error: BaseException) -> str | None:
+    """What the medium said, if that is all that went wrong."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [_waits_for(one) for one in error.exceptions]
+        return None if None in found else found[0]
+    passing = isinstance(error, Unavailable) and error.code in _PASSING
+    return str(error) if passing else None
+
+
+async def _world(hive: Hive, seams: Seams, *, task_status: trio.TaskStatus[None]) -> None:
     """Run the world, its door and SY.world until cancelled; started means that all of them serve.
 
     The door opens when the world has caught up: what it answers is the whole state (DF-48). The node comes

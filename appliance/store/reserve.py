@@ -14,7 +14,7 @@ import errno
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -268,9 +268,15 @@ class Reserve:
         if not self.rule.read_only:
             return True
         self.look()
-        if self.rule.read_only and size_bytes < self._space.room_bytes:
-            await self.make_way(*journals)
-        return not self.rule.read_only or size_bytes < self._space.free_bytes
+        return await self._squeezed(size_bytes, journals)
+
+    async def _squeezed(self, size_bytes: int, journals: Sequence[FailingJournal]) -> bool:
+        if not self.rule.read_only:
+            return True
+        if size_bytes >= self._space.room_bytes:
+            return False
+        await self.make_way(*journals)
+        return size_bytes < self._space.free_bytes
 
     # -- looking -----------------------------------------------------------------------------------------
 
