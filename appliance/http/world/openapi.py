@@ -162,6 +162,17 @@ _SCHEMAS: Final[_Json] = {
             },
         },
     },
+    "NewTap": {
+        **_strings(
+            "tap_name",
+            "namespace",
+            "entity_key_field",
+            config_json={"type": "string", "contentMediaType": "application/json"},
+            poll_interval_secs={"type": "number", "minimum": 1},
+            flux_namespace_token={"type": ["string", "null"]},
+        ),
+        "required": ["tap_name", "namespace", "entity_key_field", "config_json", "poll_interval_secs"],
+    },
     "Source": _strings(
         "name",
         "type",
@@ -320,6 +331,13 @@ def _stream(summary: str, *, answers: bool = False) -> _Json:
     return operation
 
 
+def _adding(summary: str, body: str) -> _Json:
+    errors = (400, 401, 403, 415, 422)
+    return _operation(
+        summary, _strings("source_id"), errors=errors, body=_ref(body), secured=True, status=201
+    )
+
+
 def _sources() -> _Json:
     """Credentials, logins and sources; the latter are served below ``/api/connectors`` too."""
     token = _operation(
@@ -340,25 +358,29 @@ def _sources() -> _Json:
         parameters=(_NAME,),
         secured=True,
     )
-    add = _operation(
-        "Ask a JSON document again and again",
-        _strings("source_id"),
-        errors=(400, 401, 403, 415, 422),
-        body=_ref("NewSource"),
-        secured=True,
-        status=201,
-    )
     source_id = _parameter("source_id", "string", "from the list", where="path")
     remove = _operation(
         "Forget a source", None, errors=(401,), parameters=(source_id,), secured=True, status=204
     )
     base = "/api/connector-manager/connectors"
+    sync = _operation(
+        "Run it now", None, errors=(401, 404), parameters=(source_id,), secured=True, status=202
+    )
     return {
         "/api/connectors/{name}/token": {"post": token, "delete": forget},
         "/api/connectors/{name}/oauth/link": {"post": link},
         base: {"get": _operation("Sources and how they are", _array(_ref("Source")))},
-        f"{base}/generic": {"post": add},
+        f"{base}/generic": {"post": _adding("Ask a JSON document again and again", "NewSource")},
         f"{base}/generic/{{source_id}}": {"delete": remove},
+        f"{base}/taps": {
+            "get": _operation(
+                "Taps that may run (`world.taps`)",
+                _array(_strings("name", "label", "description", "pip_url")),
+            )
+        },
+        f"{base}/named": {"post": _adding("Run an installed tap again and again", "NewTap")},
+        f"{base}/named/{{source_id}}": {"delete": remove},
+        f"{base}/named/{{source_id}}/sync": {"post": sync},
     }
 
 
