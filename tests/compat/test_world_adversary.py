@@ -266,6 +266,7 @@ def test_a_slow_line_of_ndjson_holds_nobody_up(client, hive):
         assert client.post("/api/events", json=event("quick", n=1)).status_code == 200
 
 
+@pytest.mark.slow
 def test_half_a_head_is_cut(client, hive):
     with dial(hive) as sock:
         sock.sendall(b"GET /api/events HTTP/1.1\r\nHost: loc")
@@ -375,6 +376,7 @@ def test_fragments_with_control_frames_between_them(client, hive):
         assert b"\x8a\x01p" in found, "every ping has its pong"
 
 
+@pytest.mark.slow
 def test_a_million_empty_fragments_are_bounded(client, hive):
     with opened(hive) as sock:
         try:
