@@ -167,6 +167,21 @@ def _yaml() -> None:
         raise RuntimeError("YAML did not survive")
 
 
+def _h11() -> None:
+    import h11
+
+    client = h11.Connection(h11.CLIENT)
+    if client.send(h11.Request(method="GET", target="/", headers=[("Host", "hive")])) is None:
+        raise RuntimeError("no request was made")
+
+
+def _wsproto() -> None:
+    from wsproto import ConnectionType, WSConnection
+    from wsproto.events import Request
+
+    WSConnection(ConnectionType.CLIENT).send(Request(host="hive", target="/"))
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     "trio": _trio,
     "anyio": _anyio,
@@ -178,6 +193,8 @@ CHECKS: dict[str, Callable[[], None]] = {
     "wasmtime": _wasmtime,
     "starlette": _starlette,
     "hypercorn": _hypercorn,
+    "h11": _h11,
+    "wsproto": _wsproto,
     "PyYAML": _yaml,
 }
 """Every run-time dependency and a small real use of it."""
