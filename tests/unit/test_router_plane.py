@@ -455,7 +455,8 @@ async def test_turns_that_the_journal_refuses_are_counted_and_become_a_gap_recor
         batch = await plane._turns.read(1)
         records = [json.loads(record) for record in batch.records]
         assert records[0]["payload"] == "after"
-        assert records[1] == {"gap": {"first": 1, "last": 5, "count": 5}}
+        gap = {"first": 1, "last": 5, "count": 5, "reasons": ["refused"]}
+        assert records[1] == {"gap": gap}
         one.close()
 
 
