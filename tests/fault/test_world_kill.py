@@ -39,6 +39,7 @@ class Nest:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self._words = directory / "last-words"
 
     def live(self, life: int, rng: random.Random) -> list[list[str]]:
         """Run one life and kill it after a random time; the batches that it had acknowledged."""
@@ -51,7 +52,10 @@ class Nest:
         else:
             first = b""
             time.sleep(rng.random() * 0.02)
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pytest.fail(f"life {life} ended by itself:\n{self._words.read_text()[-8000:]}")
         lines = [first, *iter(self.stdout.readline, b"gone\n")]
         return [json.loads(line) for line in lines if line.endswith(b"]\n")]
 

@@ -72,9 +72,11 @@ async def live(directory: Path, life: str) -> None:
 def main() -> None:
     """Serve lives until standard input ends."""
     directory = Path(sys.argv[1])
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)
+    # The last words of a child that ends by itself; what the many that are killed log is of no interest.
+    words = os.open(directory / "last-words", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(words, 2)
     for line in sys.stdin:
+        os.ftruncate(2, 0)
         child = os.fork()
         if child == 0:
             trio.run(live, directory, line.strip())
