@@ -22,9 +22,12 @@ _LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_configure() -> None:
-    # A background job of a shell ignores Ctrl-C, and so would every program that a test starts.
+    # A background job of a shell ignores Ctrl-C, one under nohup a hang-up; every program that a test starts
+    # would do so, too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

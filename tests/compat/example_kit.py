@@ -33,8 +33,9 @@ def running(
     folder = hive.paths.nodes / name.partition(".")[0] / name
     folder.mkdir(parents=True, exist_ok=True)
     program = hive.paths.root / "fluxbee"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m appliance "$@"\n')
-    program.chmod(0o755)
+    if not program.exists():  # written once: another example may be starting from it
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m appliance "$@"\n')
+        program.chmod(0o755)
     (folder / "config.json").write_text(json.dumps({"_system": {"config_version": 1}, **(config or {})}))
     environment = {
         **{key: value for key, value in os.environ.items() if key != "OPENAI_API_KEY"},

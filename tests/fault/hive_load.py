@@ -24,7 +24,10 @@ from appliance.wire.frames import FrameSplitter
 
 __all__ = ["SERVICES", "PlainNode", "RouteChanger", "Traffic", "packed"]
 
-SERVICES = frozenset({"SY.config.routes", "SY.health", "SY.world"})
+SERVICES = frozenset(
+    f"SY.{name}"
+    for name in ("admin", "config.routes", "health", "identity", "orchestrator", "storage", "world")
+)
 """The appliance's own nodes."""
 
 Json = dict[str, Any]
