@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -84,6 +85,24 @@ class Disk(Protocol):
         """Bring created, renamed and removed names of ``directory`` onto the medium."""
 
 
+_LOCK_PATIENCE_S = 0.5
+_LOCK_LOOK_S = 0.01
+
+
+def _take(fd: int) -> None:
+    """Lock ``fd``. The lock of a process that was killed is sometimes still held a moment after its end."""
+    give_up_at = time.monotonic() + _LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= give_up_at:
+                raise
+        else:
+            return
+        time.sleep(_LOCK_LOOK_S)
+
+
 class RealDisk:
     """The operating system's files.
 
@@ -116,7 +135,7 @@ class RealDisk:
         return sorted(os.listdir(directory))
 
     def lock(self, path: Path) -> int:
-        """Take ``flock(LOCK_EX | LOCK_NB)`` on ``path``; the kernel drops it when the process ends."""
+        """Take an exclusive ``flock`` on ``path``; the kernel drops it when the process ends."""
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, self._mode)
         except OSError as exc:
@@ -124,7 +143,7 @@ class RealDisk:
                 raise
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a read-only mount still knows who was first
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(fd)
         except OSError:
             os.close(fd)
             raise

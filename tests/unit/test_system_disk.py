@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,12 @@ def test_a_read_only_mount_still_locks(tmp_path: Path, monkeypatch: pytest.Monke
 def test_files_are_not_readable_by_others(disk: RealDisk, tmp_path: Path) -> None:
     disk.close(disk.create(tmp_path / "f"))
     assert (tmp_path / "f").stat().st_mode & 0o007 == 0
+
+
+def test_a_lock_that_comes_free_in_a_moment_is_waited_for(tmp_path: Path) -> None:
+    disk = RealDisk()
+    held = disk.lock(tmp_path / "lock")
+    freeing = threading.Timer(0.05, disk.close, [held])
+    freeing.start()
+    disk.close(disk.lock(tmp_path / "lock"))
+    freeing.join()
