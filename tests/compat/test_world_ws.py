@@ -257,6 +257,24 @@ def test_a_snapshot_comes_first_and_updates_follow(hive, client):
         assert [found["id"] for found in one["entities"]] == ["snap/0007"]
 
 
+def test_snapshots_that_nobody_reads_are_bounded_and_told(hive, client):
+    asked = 40
+    with Feed(hive) as feed:
+        for number in range(asked):
+            feed.send({"type": "subscribe", "entity_id": "*", "snapshot": True, "id": number})
+
+        def all_answered(frames):
+            ended = [one for one in frames if one.get("last") or one["type"] == "error"]
+            return len(ended) == asked
+
+        frames = feed.until(all_answered)
+        refused = [one for one in frames if one["type"] == "error"]
+        assert refused
+        assert {one["status"] for one in refused} == {429}
+        assert any(one.get("last") for one in frames)
+    assert re.search(r"\nfluxbee_world_sockets_snapshots_refused\S* [1-9]", client.get("/metrics").text)
+
+
 # --- slow consumers ---------------------------------------------------------------------------------------
 
 

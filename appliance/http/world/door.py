@@ -128,6 +128,7 @@ class WorldDoor:
         return {
             "world": self._engine.statistics(),
             "world_feed": self.hub.feed.statistics(),
+            "world_sockets": self.hub.statistics(),
             "world_door": None if door is None else door(),
             "world_connectors": None if connectors is None else connectors(),
         }

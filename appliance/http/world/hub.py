@@ -21,7 +21,7 @@ from appliance.world import Update, WorldEngine
 from appliance.world.entities import rfc3339_z
 from appliance.world.feed import Feed, Subscriber
 
-__all__ = ["FeedHub", "Peer"]
+__all__ = ["MAX_JOBS", "FeedHub", "HubStatistics", "Peer"]
 
 _TURN: Final = 64
 """Sockets written before other tasks get a turn."""
@@ -30,6 +30,10 @@ _REST: Final = 0.25
 """Rest after a tick, as a part of its time: a quarter keeps the hub below four fifths of the loop."""
 
 _LONGEST_REST_S: Final = 0.02
+
+MAX_JOBS: Final = 4
+"""Snapshots that one client may have waiting; each reads the whole state when its turn comes."""
+
 Job = Callable[["Peer"], Awaitable[None]]
 
 
@@ -60,10 +64,17 @@ class Peer:
         if self._left or self.socket.unsent or self.feed.has_some(self.subscriber):
             self._rouse()
 
-    def do(self, job: Job) -> None:
-        """Have ``job`` done by the writing task, behind everything that waits and before what follows."""
+    def do(self, job: Job) -> bool:
+        """Have ``job`` done by the writing task, behind everything that waits and before what follows.
+
+        Returns:
+            false, and nothing is done, when ``MAX_JOBS`` wait already.
+        """
+        if len(self._jobs) >= MAX_JOBS:
+            return False
         self._jobs.append(job)
         self._rouse()
+        return True
 
     def _rouse(self) -> None:
         self._busy = True
@@ -117,6 +128,17 @@ class _MetricsUpdate(msgspec.Struct, frozen=True, kw_only=True, tag="metrics_upd
     publishers: _Publishers
 
 
+class HubStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients of the sockets sent in vain, since the start.
+
+    ``frames_ignored`` were not understood or asked for one subscription too many; ``snapshots_refused`` came
+    while ``MAX_JOBS`` of that client waited.
+    """
+
+    frames_ignored: int
+    snapshots_refused: int
+
+
 class FeedHub:
     """All listeners of one door.
 
@@ -132,6 +154,11 @@ class FeedHub:
         self._interval_s = metrics_interval_s
         self._peers: dict[Subscriber, Peer] = {}
         self._wake = trio.Event()
+        self.frames_ignored = self.snapshots_refused = 0
+
+    def statistics(self) -> HubStatistics:
+        """Counts since the start."""
+        return HubStatistics(frames_ignored=self.frames_ignored, snapshots_refused=self.snapshots_refused)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hand out until cancelled."""

@@ -71,7 +71,6 @@ class WorldSocket:
         self._may_write = may_write
         self._scope = scope
         self._socket: FrameSocket = scope["extensions"][FRAMES]
-        self.ignored = 0
 
     async def serve(self, receive: Receive, send: Send) -> None:
         """Accept and serve; returns or raises ``ClientGone`` when the client is gone."""
@@ -117,13 +116,13 @@ class WorldSocket:
         try:
             return _decode(text)
         except (msgspec.MsgspecError, RecursionError, UnicodeError):
-            self.ignored += 1
+            self._hub.frames_ignored += 1
             return None
 
     async def _answer(self, peer: Peer, request: _Request) -> None:
         kind = request.type
         if kind == "subscribe":
-            self._subscribe(peer, request)
+            await self._subscribe(peer, request)
         elif kind == "unsubscribe" and request.target is not None:
             self._hub.feed.unsubscribe(peer.subscriber, request.target)
         elif kind == "get" and request.target is not None:
@@ -134,14 +133,15 @@ class WorldSocket:
             texts = page.page(min(max(request.limit, 1), _PAGE))
             await self._reply(b"entities", request, b'"entities":[%b]' % b",".join(texts))
         else:
-            self.ignored += 1
+            self._hub.frames_ignored += 1
 
-    def _subscribe(self, peer: Peer, request: _Request) -> None:
+    async def _subscribe(self, peer: Peer, request: _Request) -> None:
         wanted = ALL if request.target is None else request.target
         if not self._hub.feed.subscribe(peer.subscriber, wanted):
-            self.ignored += 1
-        elif request.snapshot:
-            peer.do(lambda one: self._snapshot(one, wanted))
+            self._hub.frames_ignored += 1
+        elif request.snapshot and not peer.do(lambda one: self._snapshot(one, wanted)):
+            self._hub.snapshots_refused += 1
+            await self._reply(b"error", request, b'"status":429,"error":"too many snapshots wait already"')
 
     async def _snapshot(self, peer: Peer, wanted: str) -> None:
         """The state first, then what changed since it was read (WS-04); in the peer's writing task."""
