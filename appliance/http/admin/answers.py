@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from appliance.wire.routes import RouteEntry, VpnEntry
+
 __all__ = ["ENVELOPES", "Failure", "NotFoundBody", "ShortAnswer"]
 
 Good = Literal["ok", "sync_pending"]
@@ -65,22 +67,11 @@ class HiveStatusDone(Done, kw_only=True):
     payload: HiveStatus  # type: ignore[assignment]
 
 
-class RouteRow(msgspec.Struct, kw_only=True):
-    """A static route in a list."""
-
-    prefix: str
-    action: str
-    match_kind: str = "PREFIX"
-    next_hop_hive: str | None = None
-    metric: int | None = None
-    priority: int | None = None
-
-
 class RouteTable(msgspec.Struct, kw_only=True):
     """All static routes of a hive."""
 
     config_version: int
-    routes: list[RouteRow]
+    routes: list[RouteEntry]
 
 
 class RouteList(msgspec.Struct, kw_only=True):
@@ -97,20 +88,11 @@ class RouteListDone(Done, kw_only=True):
     payload: RouteList  # type: ignore[assignment]
 
 
-class VpnRow(msgspec.Struct, kw_only=True):
-    """A VPN rule in a list."""
-
-    pattern: str
-    vpn_id: int
-    match_kind: str = "PREFIX"
-    priority: int | None = None
-
-
 class VpnTable(msgspec.Struct, kw_only=True):
     """All VPN rules of a hive."""
 
     config_version: int
-    vpns: list[VpnRow]
+    vpns: list[VpnEntry]
 
 
 class VpnList(msgspec.Struct, kw_only=True):
