@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,15 +19,12 @@ from wsproto.events import AcceptConnection, CloseConnection, RejectConnection, 
 from appliance.sdk import Meta, build_message, text_payload
 from appliance.testing.hive import HiveHarness, free_port
 from appliance.wire.nodeconfig import ConfigSet, build_config_set
+from tests.chromium import SMALL, needs_chromium, no_sideways_scrolling, opened, picture
 from tests.compat.example_kit import DEADLINE_S, Asker, asking, running
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 NAME = "IO.webchat@motherbee"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
-SCREENSHOTS = os.environ.get("FLUXBEE_TEST_SCREENSHOTS")
-"""Folder for pictures of the page, for whoever wants to look."""
 
 
 @pytest.fixture(scope="module")
@@ -276,34 +272,19 @@ def test_the_target_and_the_door_move_while_it_runs(hive):
 # --- in a browser ----------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def browser_page(width: int = 1000, height: int = 720, scheme: str = "light") -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        yield page
-        expected = re.compile("WebSocket connection to .* failed")
-        assert [one for one in problems if not expected.search(one)] == []
-        browser.close()
-
-
-def picture(page: Any, name: str) -> None:
-    if SCREENSHOTS:
-        page.screenshot(path=f"{SCREENSHOTS}/{name}.png")
+LINE_BREAKS = ("WebSocket connection to",)
+"""The page tells the browser's console when the node that it talks to is started again."""
 
 
 EVIL = "<img src=x onerror=alert(1)> & <script>document.title='owned'</script>"
 
 
-@needs_browser
+@needs_chromium
 def test_in_a_browser(hive):
-    with chat(hive, title="Bee desk") as port, browser_page() as page:
-        page.goto(f"http://127.0.0.1:{port}/")
+    with (
+        chat(hive, title="Bee desk") as port,
+        opened(f"http://127.0.0.1:{port}/", expected=LINE_BREAKS) as page,
+    ):
         page.wait_for_selector("#state[data-state=connected]")
         assert page.title() == "Bee desk"
         picture(page, "webchat-empty")
@@ -328,14 +309,17 @@ def test_in_a_browser(hive):
         assert page.locator("#empty").is_visible()
 
 
-@needs_browser
+@needs_chromium
 def test_a_browser_comes_back_by_itself(hive):
     port = free_port()
     config = {"listen": f"127.0.0.1:{port}"}
-    with browser_page(width=380, height=700, scheme="dark") as page:
+    address = f"http://127.0.0.1:{port}/"
+    with contextlib.ExitStack() as stack:
         with running(hive, "io-webchat", NAME, config):
             ready(port)
-            page.goto(f"http://127.0.0.1:{port}/")
+            page = stack.enter_context(
+                opened(address, SMALL["width"], SMALL["height"], scheme="dark", expected=LINE_BREAKS)
+            )
             page.wait_for_selector("#state[data-state=connected]")
             page.keyboard.type("before the break, with a line that is longer than a phone is wide")
             page.keyboard.press("Enter")
@@ -349,6 +333,5 @@ def test_a_browser_comes_back_by_itself(hive):
             page.locator("li[data-by=node]").nth(1).wait_for()
             assert page.locator("li.unsent").count() == 0
             assert page.locator("li").count() == 4
-            width = page.evaluate("document.documentElement.scrollWidth")
-            assert width <= 380, "nothing is wider than a phone"
+            assert no_sideways_scrolling(page)
             picture(page, "webchat-narrow")
