@@ -34,6 +34,7 @@ __all__ = [
     "options",
     "percentile",
     "pinned",
+    "rss_anon",
     "set_options",
     "table",
     "take_notes",
@@ -184,6 +185,14 @@ def _cpu_model() -> str:
         if key.strip() in {"model name", "Model", "Hardware"}:
             return value.strip()
     return platform.machine()
+
+
+def rss_anon(pid: int | str = "self") -> int:
+    """Private resident memory of a process, in bytes (``RssAnon`` of its status)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("no RssAnon")
 
 
 def percentile(values: Sequence[float], share: float) -> float:

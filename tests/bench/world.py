@@ -28,7 +28,7 @@ from appliance.wire.errors import Busy
 from appliance.world import INTERNAL, BatchReport, WorldEngine, WorldOptions
 from appliance.world.keeping import JOURNAL
 
-from .harness import Figure, at_least, at_most, note, options
+from .harness import Figure, at_least, at_most, note, options, rss_anon
 
 __all__ = ["PARTS"]
 
@@ -157,13 +157,6 @@ def wide() -> list[Figure]:
     return _rates("sustained over 1 M entities", 1_000_000, 1_000_000, 60_000, filled=True)
 
 
-def _rss_anon() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) << 10
-    raise AssertionError("no RssAnon")
-
-
 def _in_child(work: Callable[[], object]) -> bytes:
     """``work`` in a process of its own; what it returns, as JSON."""
     reading, writing = os.pipe()
@@ -200,7 +193,7 @@ async def _open(home: Path) -> tuple[float, int, int, int]:
     async with _engine(home) as engine:
         took = time.perf_counter() - begun
         figures = engine.statistics()
-        return took, figures.entities, figures.recovered_events, _rss_anon()
+        return took, figures.entities, figures.recovered_events, rss_anon()
 
 
 def recovery() -> list[Figure]:
@@ -239,7 +232,7 @@ async def _memory(home: Path, rows: int) -> tuple[int, int]:
             ]
             await publish(engine, requests)
         await engine.settle()
-        return _rss_anon(), engine.metrics().entities_total
+        return rss_anon(), engine.metrics().entities_total
 
 
 def memory() -> list[Figure]:

@@ -26,8 +26,8 @@ import trio
 
 from appliance.testing.hive import HiveHarness
 
-from .harness import Figure, at_least, at_most, cpus, options, percentile, pinned
-from .world import bodies, plain
+from .harness import Figure, at_least, at_most, cpus, options, percentile, pinned, rss_anon
+from .world import MIB, bodies, plain
 
 __all__ = ["PARTS"]
 
@@ -295,10 +295,15 @@ def reads() -> list[Figure]:
         with elsewhere(publishers, hive.world_port, batches(entities, entities), 4) as pipe:
             pipe.recv()
         with socket.create_connection(("127.0.0.1", hive.world_port)) as sock:
-            began, size = time.monotonic(), 0
+            world = hive.plane_pid("world")
+            assert world is not None
+            before = most = rss_anon(world)
+            began, size, looked = time.monotonic(), 0, 0
             sock.sendall(b"GET /api/state/entities HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
             while part := sock.recv(1 << 18):
                 size += len(part)
+                if size - looked > 1 << 20:
+                    most, looked = max(most, rss_anon(world)), size
             rate = size / (time.monotonic() - began) / 1e6
         took = []
         with (
@@ -314,6 +319,7 @@ def reads() -> list[Figure]:
                 took.append(time.monotonic() - began)
     return [
         at_least(f"list of {entities} entities", rate, "MB/s", 50),
+        at_most("private memory of the world plane grows meanwhile by", (most - before) / MIB, "MiB", 30),
         Figure(name="get while batches come in, p99", value=percentile(took, 0.99) * 1000, unit="ms"),
     ]
 
